@@ -1,0 +1,29 @@
+#!/bin/sh
+# Makes the virtual environment $VENV with tok4d and everything its tests need. Run by the Makefile.
+set -eu
+
+PYTHON=${PYTHON:-python3}
+VENV=${VENV:-.venv}
+
+if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    echo "error: $PYTHON is missing or older than Python 3.10; name another: make PYTHON=python3.11 ..." >&2
+    exit 1
+fi
+
+# Debian's Python comes without venv; the system library is the one that PyTorch's wheels need.
+missing=""
+"$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+"$PYTHON" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || [ "$(uname)" != Linux ] || missing="$missing libgomp1"
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+    else
+        echo "error: system packages are missing; run: sudo apt-get install -y$missing" >&2
+        exit 1
+    fi
+fi
+
+[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+# torch and torchvision come from one release; asking for both at once lets pip match them.
+echo "setting up $VENV (PyTorch is large: a few minutes the first time)"
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'
