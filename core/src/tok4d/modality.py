@@ -1,0 +1,139 @@
+"""The modality contract: what a plugin implements to turn its files into tokens and back.
+
+A plugin author writes four methods, `read`, `write`, `patchify` and `unpatchify`; everything else has a default that
+suits dense data. `tok4d.testing.ModalityConformance` checks the contract.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tok4d.origin import Origin
+
+if TYPE_CHECKING:  # torch and Pillow load only when a modality is used
+    from PIL.Image import Image
+    from torch import Tensor, nn
+
+    from tok4d.losses.objective import Objective
+    from tok4d.tokens import TokenSet
+
+__all__ = ["DEFAULT_PATCH", "Modality", "Origin", "PatchSize", "Sample", "patch_width"]
+
+PatchSize = tuple[int, int, int]
+DEFAULT_PATCH: PatchSize = (4, 16, 16)
+CHANNELS = 3  # a patch holds RGB values; other data fills the same width its own way
+
+
+def patch_width(patch_size: PatchSize = DEFAULT_PATCH) -> int:
+    """Feature width of a token: frames * height * width * 3 (3072 for the default patch)."""
+    return prod(patch_size) * CHANNELS
+
+
+@dataclass
+class Sample:
+    """One image, clip, asset, ... in memory.
+
+    Attributes:
+        modality: name of the modality it belongs to.
+        data: tensors by name; `data[modality.field]` is the main one. Pictures are float32 in [-1, 1].
+        fps: frames (or samples) per second, where time exists.
+        caption, label: text and class, where known.
+        key: what names the sample in logs and results, usually its path.
+        meta: anything else worth keeping, such as the number of frames left out.
+    """
+
+    modality: str
+    data: dict[str, Tensor]
+    fps: float | None = None
+    caption: str | None = None
+    label: int | None = None
+    key: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+class Modality(ABC):
+    """One kind of data. Stateless and picklable; the host makes one object per plugin.
+
+    Class attributes:
+        name: the modality's name, also the prefix of its sources and metrics (`image/psnr`).
+        axes: grid axes in use, out of `("t", "x", "y", "z")`.
+        suffixes: file suffixes that `read` takes, lower case with the dot; the first is the default of `write`.
+        field: key of the main tensor in `Sample.data`; its shape is what `Origin.shape` records.
+    """
+
+    name: ClassVar[str]
+    axes: ClassVar[tuple[str, ...]]
+    suffixes: ClassVar[tuple[str, ...]]
+    field: ClassVar[str]
+
+    @abstractmethod
+    def read(self, path: str | Path, **options: Any) -> Sample:
+        """Read one file.
+
+        Raises:
+            DataError: when the file cannot be used, with the path and the reason. Bound the decoded size from the
+                header before decoding.
+        """
+
+    @abstractmethod
+    def write(self, sample: Sample, path: str | Path) -> None:
+        """Write one sample; clamping and rounding belong here. Nothing half-written may stay behind."""
+
+    @abstractmethod
+    def patchify(self, sample: Sample, patch_size: PatchSize = DEFAULT_PATCH) -> TokenSet:
+        """Cut a sample into tokens of width `patch_width(patch_size)`, zero-padded, with one Origin.
+
+        The Origin must suffice to restore the sample exactly: original shape, padding, channels in use.
+        """
+
+    @abstractmethod
+    def unpatchify(self, tokens: TokenSet, head: nn.Module | None = None) -> list[Sample]:
+        """Inverse of `patchify` for every sample of a batch: differentiable, unclamped, unrounded.
+
+        Args:
+            tokens: TokenSet with origins, features `[T, patch width]`.
+            head: the tokenizer's extra decoder for this modality, when it has one.
+        """
+
+    def grid(self, shape: Sequence[int], patch_size: PatchSize = DEFAULT_PATCH) -> tuple[Tensor, Origin]:
+        """Coordinates `[T, 4]` and Origin of a sample that does not exist yet, by the shape of its main tensor.
+
+        What a generator of latents needs. The default patchifies zeros; override it where that is costly or where
+        coordinates depend on the content.
+        """
+        import torch
+
+        blank = Sample(self.name, {self.field: torch.zeros(tuple(shape))})
+        tokens = self.patchify(blank, patch_size)
+        return tokens.coords, tokens.origins[0]
+
+    def head(self, config: Mapping[str, Any]) -> nn.Module | None:
+        """An extra decoder (Gaussian splats, say) that lives in `tokenizer.heads[name]`, or None."""
+        return None
+
+    def objective(self, config: Mapping[str, Any]) -> Objective:
+        """Training objective from config, `{term: weight}` or `{term: {weight: w, option: value}}`."""
+        from tok4d.losses.objective import Objective
+
+        return Objective.from_config(config)
+
+    def metrics(self) -> dict[str, Callable[[], Any]]:
+        """Metric factories by short name; each makes a fresh torchmetrics Metric over lists of samples."""
+        from tok4d.metrics import SamplePSNR
+
+        return {"psnr": lambda: SamplePSNR(self.field)}
+
+    def sources(self) -> dict[str, Any]:
+        """Training-data sources by short name: dataclasses whose fields are their options (see `tok4d.data`)."""
+        from tok4d.data.source import FolderSource
+
+        return {"folder": FolderSource}
+
+    def preview(self, sample: Sample) -> list[Image]:
+        """Pictures that show the sample in reports and logs; empty when there is nothing to see."""
+        return []
