@@ -1,0 +1,90 @@
+"""What all commands share on the terminal: results on stdout (as text or as JSON alone), everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+
+def emit(data: Any, as_json: bool, render: Callable[[], None]) -> None:
+    """Give the result: `data` as JSON alone on stdout, or `render()` for people. NaN and infinity become null."""
+    if as_json:
+        typer.echo(json.dumps(_finite(data), indent=2, default=str))
+    else:
+        render()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def note(text: str) -> None:
+    """A line for people that is not a result: on stderr."""
+    typer.echo(text, err=True)
+
+
+@contextmanager
+def progress(total: int | None, description: str, as_json: bool = False) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; yields `advance(steps)`. Silent with --json or when stderr is no terminal."""
+    if as_json or not sys.stderr.isatty():
+        yield lambda steps: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda steps: bar.advance(task, steps)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: Sequence[str] = ()) -> None:
+    """Print a table on stdout, numbers to the right; on a terminal it fits the width, piped no cell is ever cut.
+
+    Args:
+        fold: columns that may wrap over several lines.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for index, column in enumerate(columns):
+        numbers = any(isinstance(row[index], (int, float)) for row in rows)
+        out.add_column(column, justify="right" if numbers else "left", no_wrap=column not in fold, overflow="fold")
+    for row in rows:
+        out.add_row(*(Text(cell(value)) for value in row))
+    console = Console(highlight=False)
+    needed = console.measure(out).minimum
+    if needed > console.width and not console.is_terminal:
+        console = Console(highlight=False, width=needed)
+    console.print(out)
+
+
+def pairs(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names and values on stdout, one pair a line."""
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it: figures of a metric with two or four decimals, a dash for nothing."""
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    if abs(value) >= 10:
+        return f"{value:.2f}"
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2e}"

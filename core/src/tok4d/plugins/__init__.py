@@ -1,0 +1,1 @@
+"""Plugin host: hook specifications, a lazy and isolating loader, and registries of what plugins provide."""

@@ -1,0 +1,29 @@
+"""What core itself provides, through the same hooks as any plugin. Listed as `core`; cannot be left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tok4d.plugins.hookspecs import Register, hookimpl
+
+HOOK_API_VERSION = 1  # stated by hand, as every plugin does: raising the host's version must touch each of them
+
+
+@hookimpl
+def tok4d_register_losses(register: Register) -> None:
+    register("l1", "tok4d.losses.terms:L1")
+    register("l2", "tok4d.losses.terms:L2")
+    register("kl", "tok4d.losses.terms:KL")
+
+
+@hookimpl
+def tok4d_register_commands(register: Register) -> None:
+    from tok4d.cli import COMMANDS
+
+    for name, command in COMMANDS.items():
+        register(name, command.target)
+
+
+@hookimpl
+def tok4d_config_dirs() -> list[Path]:
+    return [Path(__file__).parent.parent / "config"]
