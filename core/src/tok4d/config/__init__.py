@@ -1,0 +1,1 @@
+"""Configuration: dataclass schemas, a strict YAML loader, presets and curricula."""

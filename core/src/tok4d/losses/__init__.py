@@ -1,0 +1,1 @@
+"""Training objectives: per-sample loss terms, combined by weights from the config."""

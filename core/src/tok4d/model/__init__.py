@@ -1,0 +1,1 @@
+"""The tokenizer: encoder, KL bottleneck, FSQ, decoder, temporal tiles, and `Tokenizer` that puts them together."""

@@ -1,0 +1,80 @@
+"""Encoder and decoder: an input layer plus position table, a stack of blocks, a norm, and for the decoder an output.
+
+T = packed tokens, C = channels, L = latent channels, W = patch width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from torch import Tensor, nn
+
+from tok4d.config.schema import StackConfig, TokenizerConfig
+from tok4d.modality import patch_width
+from tok4d.model.tiling import tile
+from tok4d.nn.block import Block
+from tok4d.nn.linear import exact
+from tok4d.nn.norms import make_norm
+from tok4d.nn.pooling import AttentionPool
+from tok4d.nn.positions import PositionTable
+from tok4d.tokens import TokenSet
+
+
+class Stack(nn.Module):
+    """Input layer, positions and blocks, which encoder and decoder share."""
+
+    def __init__(self, config: TokenizerConfig, stack: StackConfig, width_in: int) -> None:
+        super().__init__()
+        self.head_dim = stack.width // stack.heads
+        self.tile_steps, self.table_extent = config.tile_steps, config.table_extent
+        self.rope = config.positions != "table"
+        self.rope_scale = 1.0
+        self.input_layer = nn.Linear(width_in, stack.width, bias=stack.bias)
+        self.pos_embedder = PositionTable(stack.width) if config.positions != "rope" else None
+        self.blocks = nn.ModuleList(Block(stack) for _ in range(stack.blocks))
+
+    def run(self, tokens: TokenSet, cached: int, layers: Collection[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
+        """`[T, in] -> [T, C]` after the last block, and the streams `[T, C]` after the blocks named in `layers`."""
+        x = exact(self.input_layer, tokens.feats)
+        if self.pos_embedder is not None:
+            extents = tokens.extents() if self.table_extent == "grid" else tokens.present_extents()
+            x = x + self.pos_embedder(tokens, extents).to(x.dtype)
+        tiles = tile(tokens, self.tile_steps, cached)
+        context = tiles.context(self.head_dim, self.rope, self.rope_scale)
+        x = tiles.group(x)
+        inner: dict[int, Tensor] = {}
+        for i, block in enumerate(self.blocks):
+            x = block(x, context)
+            if i in layers:
+                inner[i] = tiles.restore(x)
+        return tiles.restore(x), inner
+
+
+class Encoder(Stack):
+    """Patches to features, and attention pooling over a whole sample."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        patch = (config.patch_size[0], config.patch_size[1], config.patch_size[2])
+        super().__init__(config, config.encoder, patch_width(patch))
+        self.post_layernorm = make_norm(config.encoder.norm, config.encoder.width)
+        self.head = AttentionPool(config.encoder)
+
+    def forward(self, tokens: TokenSet, layers: Collection[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
+        """Patches `[T, W]` -> features `[T, C]` after the last norm, and inner streams."""
+        x, inner = self.run(tokens, 0, layers)
+        return self.post_layernorm(x), inner
+
+
+class Decoder(Stack):
+    """Latents to patches."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        patch = (config.patch_size[0], config.patch_size[1], config.patch_size[2])
+        super().__init__(config, config.decoder, config.latent)
+        self.out_norm = make_norm(config.decoder.norm, config.decoder.width)
+        self.out_layer = nn.Linear(config.decoder.width, patch_width(patch), bias=config.decoder.bias)
+
+    def forward(self, latents: TokenSet, cached: int) -> Tensor:
+        """Latents `[T, L]` -> patches `[T, W]`, unclamped; `cached` steps of the previous tile are visible."""
+        x, _ = self.run(latents, cached)
+        return exact(self.out_layer, self.out_norm(x))

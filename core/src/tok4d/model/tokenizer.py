@@ -1,0 +1,195 @@
+"""`Tokenizer`: one transformer that turns any modality's patches into latents or codes, and back.
+
+T = packed tokens, B = samples, W = patch width, C = encoder channels, L = latent channels, G = FSQ groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tok4d.config.loader import load_preset
+from tok4d.config.schema import TokenizerConfig
+from tok4d.errors import ConfigError, Tok4dError
+from tok4d.modality import PatchSize, patch_width
+from tok4d.model.bottleneck import Encoded, Posterior
+from tok4d.model.fsq import FSQ, Codes
+from tok4d.model.stack import Decoder, Encoder
+from tok4d.nn.linear import exact
+from tok4d.nn.norms import LayerNorm
+from tok4d.origin import Origin
+from tok4d.plugins.registry import modality
+from tok4d.tokens import TokenSet
+from tok4d.weights import folder
+
+
+class Tokenizer(nn.Module):
+    """Encoder, latent bottleneck (KL or FSQ on its mean), decoder, and extra decoders by modality in `heads`."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config.check()
+        self.encoder = Encoder(config)
+        self.proj = nn.Linear(config.encoder.width, 2 * config.latent, bias=False)
+        self.quantizer = None if config.quantizer is None else FSQ(config.quantizer)
+        self.decoder = Decoder(config)
+        self.heads = nn.ModuleDict()
+        for name, options in config.heads.items():
+            head = modality(name).head(options)
+            if head is None:
+                raise ConfigError(f"heads.{name}: modality {name!r} has no extra decoder; remove the entry")
+            self.heads[name] = head
+        self.latent_mean: Tensor
+        self.latent_std: Tensor
+        self.register_buffer("latent_mean", torch.zeros(config.latent))
+        self.register_buffer("latent_std", torch.ones(config.latent))
+        self.apply(_initialise)
+
+    # --- making and keeping -------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> Tokenizer:
+        """A new model, e.g. `from_preset("tiny", latent=32, encoder={"blocks": 2})`. Errors as `load_preset`."""
+        return cls(load_preset(name, overrides))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> Tokenizer:
+        """A saved model, in evaluation mode.
+
+        Raises:
+            Tok4dError: when the folder, its config or its weights are missing, broken or do not fit together.
+        """
+        config, tensors = folder.read(Path(path))
+        with torch.device("meta"):
+            model = cls(config)
+        folder.assign(model, tensors, path)
+        return model.eval()
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write `model.safetensors` and `config.yaml` into a folder, each file atomically."""
+        folder.write(Path(path), self.config, self.state_dict())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over config and weights (sorted names and bytes); computed on every call."""
+        return folder.digest(self.config, self.state_dict())
+
+    @property
+    def patch_size(self) -> PatchSize:
+        """Frames, height, width of a patch."""
+        frames, height, width = self.config.patch_size
+        return (frames, height, width)
+
+    # --- the main path ------------------------------------------------------------------------------------------
+
+    def encode(self, tokens: TokenSet, *, layers: Collection[int] = (), pool: bool = True) -> Encoded:
+        """Patches to a posterior over latents.
+
+        Args:
+            tokens: features `[T, W]`, pixels in [-1, 1].
+            layers: encoder blocks whose output to return in `inner`; negative indices count from the end.
+            pool: whether to compute the pooled vector and the embedding.
+
+        Raises:
+            Tok4dError: for a wrong patch width or a block that does not exist.
+        """
+        if tokens.width != patch_width(self.patch_size):
+            raise Tok4dError(
+                f"this model takes patches of width {patch_width(self.patch_size)} {self.patch_size}, "
+                f"got {tokens.width}; patchify with patch_size={self.patch_size}"
+            )
+        blocks = len(self.encoder.blocks)
+        if bad := [i for i in layers if not -blocks <= i < blocks]:
+            raise Tok4dError(f"encoder blocks {bad} do not exist; there are {blocks}")
+        features, inner = self.encoder(tokens, {i % blocks for i in layers})
+        return Encoded(
+            features=tokens.replace(features),
+            posterior=Posterior.of(exact(self.proj, features)),
+            pooled=self.encoder.head(features, tokens.seqs) if pool else None,
+            inner={i: tokens.replace(inner[i % blocks]) for i in layers},
+        )
+
+    def quantize(self, encoded: Encoded) -> Codes:
+        """FSQ codes of the posterior's mean.
+
+        Raises:
+            Tok4dError: when the model has continuous latents.
+        """
+        quantizer = self._quantizer()
+        values, indices = quantizer(encoded.posterior.mean)
+        values = values.to(encoded.posterior.mean.dtype)  # a few halves between -1 and 1: exact in bf16
+        return Codes(indices, values, quantizer.vocabulary, encoded.features.replace(values))
+
+    def decode(self, latents: TokenSet, *, cached_steps: int | None = None) -> TokenSet:
+        """Latents `[T, L]` to patches `[T, W]`, differentiable and unclamped; it never samples or quantises.
+
+        Args:
+            latents: features `[T, L]`.
+            cached_steps: latent steps of the previous temporal tile that a tile sees; None: the model's own.
+
+        Raises:
+            Tok4dError: for a wrong latent width or more cached steps than a tile has.
+        """
+        cached = self.config.cached_steps if cached_steps is None else cached_steps
+        if latents.width != self.config.latent:
+            raise Tok4dError(f"this model has {self.config.latent} latent channels, got {latents.width}")
+        if not 0 <= cached <= self.config.tile_steps:
+            raise Tok4dError(f"cached_steps must be in [0, {self.config.tile_steps}], got {cached}")
+        return latents.replace(self.decoder(latents, cached))
+
+    def decode_codes(
+        self,
+        indices: Tensor,
+        coords: Tensor,
+        lengths: Sequence[int] | None = None,
+        origins: Sequence[Origin] = (),
+        *,
+        cached_steps: int | None = None,
+    ) -> TokenSet:
+        """Codes `[T, G]` at `coords` `[T, 4]` to patches; one sample unless `lengths` says otherwise."""
+        values = self._quantizer().values(indices).to(self.decoder.input_layer.weight.dtype)
+        tokens = TokenSet(values, coords, (len(values),) if lengths is None else tuple(lengths), tuple(origins))
+        return self.decode(tokens, cached_steps=cached_steps)
+
+    def _quantizer(self) -> FSQ:
+        if self.quantizer is None:
+            raise Tok4dError("this model has continuous latents; codes need a `quantizer` in its config")
+        return self.quantizer
+
+    # --- for those who build on it ------------------------------------------------------------------------------
+
+    def normalize(self, latents: TokenSet) -> TokenSet:
+        """Latents with zero mean and unit deviation per channel, by the statistics saved with the model."""
+        return latents.replace((latents.feats - self.latent_mean) / self.latent_std)
+
+    def denormalize(self, latents: TokenSet) -> TokenSet:
+        """Inverse of `normalize`."""
+        return latents.replace(latents.feats * self.latent_std + self.latent_mean)
+
+    def freeze(self, prefixes: Sequence[str]) -> None:
+        """Stop training every parameter whose name starts with one of `prefixes`, and train all others.
+
+        Raises:
+            ConfigError: for a prefix that matches nothing.
+        """
+        names = [name for name, _ in self.named_parameters()]
+        for prefix in prefixes:
+            if not any(name.startswith(prefix) for name in names):
+                parts = sorted({name.split(".")[0] for name in names})
+                raise ConfigError(f"freeze: {prefix!r} matches no parameter; parts are {', '.join(parts)}")
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not name.startswith(tuple(prefixes)) if prefixes else True)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Small truncated-normal matrices, zero biases: the usual start of a vision transformer."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, LayerNorm):
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,1 @@
+"""Building blocks: attention over packed sequences, 4D RoPE, the position table, norms, blocks, pooling."""

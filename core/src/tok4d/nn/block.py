@@ -1,0 +1,93 @@
+"""The pre-norm transformer block of encoder and decoder.
+
+T = packed tokens, S = packed keys, C = channels, H = heads, D = head dim, P = D // 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from tok4d.config.schema import StackConfig
+from tok4d.nn.attention import attend
+from tok4d.nn.norms import HeadNorm, make_norm
+from tok4d.nn.rope import rotate
+from tok4d.seqs import Seqs
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all blocks of one pass share, built once a batch: boundaries and rotations.
+
+    Attributes:
+        seqs: boundaries of the attention segments.
+        rotation: complex `[T, P]`, or None for a model without RoPE.
+        key_order: which token each key comes from, int64 `[S]`; None: every segment sees its own tokens only.
+        key_seqs, key_rotation: boundaries and rotations `[S, P]` of the keys, when there is a `key_order`.
+    """
+
+    seqs: Seqs
+    rotation: Tensor | None
+    key_order: Tensor | None = None
+    key_seqs: Seqs | None = None
+    key_rotation: Tensor | None = None
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with optional q/k norm and RoPE."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        self.heads, self.head_dim = config.heads, config.width // config.heads
+        self.to_qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
+        self.to_out = nn.Linear(config.width, config.width, bias=config.bias)
+        self.q_rms_norm = HeadNorm(self.heads, self.head_dim) if config.qk_norm else None
+        self.k_rms_norm = HeadNorm(self.heads, self.head_dim) if config.qk_norm else None
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """`[T, C] -> [T, C]`."""
+        qkv_T3HD = self.to_qkv(x).view(len(x), 3, self.heads, self.head_dim)
+        q, k, v = qkv_T3HD.unbind(1)
+        if self.q_rms_norm is not None and self.k_rms_norm is not None:
+            q, k = self.q_rms_norm(q), self.k_rms_norm(k)
+        key_rotation = context.rotation
+        if context.key_order is not None:
+            k, v, key_rotation = k[context.key_order], v[context.key_order], context.key_rotation
+        if context.rotation is not None and key_rotation is not None:
+            q, k = rotate(q, context.rotation), rotate(k, key_rotation)
+        out_THD = attend(q.to(v.dtype), k.to(v.dtype), v, context.seqs, context.key_seqs)
+        out: Tensor = self.to_out(out_THD.flatten(1))
+        return out
+
+
+class MLP(nn.Module):
+    """Linear, tanh-GELU, Linear."""
+
+    def __init__(self, width: int, hidden: int, bias: bool) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden, bias=bias), nn.GELU(approximate="tanh"), nn.Linear(hidden, width, bias=bias)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[T, C] -> [T, C]`."""
+        out: Tensor = self.mlp(x)
+        return out
+
+
+class Block(nn.Module):
+    """`x += attn(norm1(x)); x += mlp(norm2(x))`."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        self.norm1 = make_norm(config.norm, config.width)
+        self.norm2 = make_norm(config.norm, config.width)
+        self.attn = SelfAttention(config)
+        self.mlp = MLP(config.width, config.mlp, config.bias)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """`[T, C] -> [T, C]`."""
+        x = x + self.attn(self.norm1(x), context)
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out

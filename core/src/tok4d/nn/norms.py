@@ -1,0 +1,58 @@
+"""Normalisations: always computed in float32, whatever the dtype of the stream.
+
+T = packed tokens, C = channels, H = heads, D = head dim.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-6
+
+
+class LayerNorm(nn.Module):
+    """Affine LayerNorm with bias, eps 1e-6. The kernel accumulates in float32 also for half-precision input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[T, C] -> [T, C]`, same dtype."""
+        return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), EPS)
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm with weight, eps 1e-6."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[T, C] -> [T, C]`, same dtype."""
+        y = x.float()
+        scale = torch.rsqrt(torch.linalg.vecdot(y, y).div(x.shape[-1]).add(EPS))
+        return (y * scale[..., None] * self.weight).to(x.dtype)
+
+
+class HeadNorm(nn.Module):
+    """Query/key norm: `x / max(|x|, 1e-12) * gamma[head, dim] * sqrt(D)`."""
+
+    def __init__(self, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(heads, head_dim))
+
+    def forward(self, x_THD: Tensor) -> Tensor:
+        """`[T, H, D] -> [T, H, D]` float32."""
+        x = x_THD.float()
+        gain: Tensor = self.gamma.float() * x.shape[-1] ** 0.5
+        return F.normalize(x, dim=-1, eps=1e-12) * gain
+
+
+def make_norm(kind: str, width: int) -> LayerNorm | RMSNorm:
+    """`layer` or `rms` (checked by the config)."""
+    return LayerNorm(width) if kind == "layer" else RMSNorm(width)

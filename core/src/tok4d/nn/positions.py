@@ -1,0 +1,59 @@
+"""Learned 2D position table: a 16 x 16 grid of vectors, resized to every sample's own grid.
+
+T = packed tokens, C = channels. The table embeds x and y; t and z are left to RoPE.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tok4d.tokens import Extent, TokenSet
+
+SIDE = 16
+
+
+class PositionTable(nn.Module):
+    """Position embedding of SigLIP2 and AToken: bilinear (antialiased) resize of a learned table, then look-up."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.position_embedding = nn.Embedding(SIDE * SIDE, width)
+        nn.init.trunc_normal_(self.position_embedding.weight, std=0.02)
+
+    def resized(self, rows: int, columns: int) -> Tensor:
+        """The table on a `rows` x `columns` grid, `[rows, columns, C]` float32."""
+        table: Tensor = self.position_embedding.weight.float().unflatten(0, (SIDE, SIDE))
+        if (rows, columns) == (SIDE, SIDE):
+            return table
+        image = table.permute(2, 0, 1)[None]
+        size = (rows, columns)
+        resized = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return resized[0].permute(1, 2, 0)
+
+    def forward(self, tokens: TokenSet, extents: tuple[Extent, ...]) -> Tensor:
+        """Embedding of every token, `[T, C]` float32; each distinct grid is resized once a batch.
+
+        Args:
+            tokens: only coordinates and lengths are read.
+            extents: grid extent of every sample.
+        """
+        grids = list(dict.fromkeys(extent[1:3] for extent in extents))
+        if not grids:
+            return self.position_embedding.weight.new_zeros(0, self.position_embedding.embedding_dim)
+        flat = torch.cat([self.resized(*grid).flatten(0, 1) for grid in grids])
+        index = tokens.shared(("table", extents), lambda: _table_index(tokens, extents, grids))
+        return F.embedding(index, flat)
+
+
+def _table_index(tokens: TokenSet, extents: tuple[Extent, ...], grids: list[tuple[int, int]]) -> Tensor:
+    """Row of every token in the concatenated tables, int64 `[T]`."""
+    starts, total = {}, 0
+    for grid in grids:
+        starts[grid], total = total, total + grid[0] * grid[1]
+    offset = torch.tensor([starts[e[1:3]] for e in extents], device=tokens.coords.device)
+    columns = torch.tensor([e[2] for e in extents], device=tokens.coords.device)
+    sample = tokens.seqs.index
+    x, y = tokens.coords[:, 1].long(), tokens.coords[:, 2].long()
+    return offset[sample] + x * columns[sample] + y

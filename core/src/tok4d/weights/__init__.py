@@ -1,0 +1,1 @@
+"""Weights: model folders (safetensors + config), and ways to start a model well."""

@@ -1,0 +1,110 @@
+"""Model folders: `model.safetensors` + `config.yaml`, never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tok4d.config.loader import from_mapping, read_yaml, to_mapping
+from tok4d.config.schema import TokenizerConfig
+from tok4d.errors import DataError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file, complete or not there at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, complete or not there at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        DataError: when it is missing, truncated or not a safetensors file.
+    """
+    if not path.is_file():
+        raise DataError(path, "no such file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(path, f"not a complete safetensors file: {error}") from error
+
+
+def write(path: Path, config: TokenizerConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Write a model folder; the weights come first, so that a config never stands beside missing weights."""
+    path.mkdir(parents=True, exist_ok=True)
+    write_tensors(path / WEIGHTS, tensors, {"format": "tok4d-model"})
+    write_text(path / CONFIG, yaml.safe_dump(to_mapping(config), sort_keys=False))
+
+
+def read(path: Path) -> tuple[TokenizerConfig, dict[str, Tensor]]:
+    """Config and tensors of a model folder.
+
+    Raises:
+        DataError, ConfigError: for what is missing or broken, by file.
+    """
+    if not path.is_dir():
+        raise DataError(path, "no such model folder")
+    if not (path / CONFIG).is_file():
+        raise DataError(path, f"not a model folder: it has no {CONFIG}")
+    config = from_mapping(TokenizerConfig, read_yaml(path / CONFIG), str(path / CONFIG))
+    return config, read_tensors(path / WEIGHTS)
+
+
+def assign(model: nn.Module, tensors: Mapping[str, Tensor], where: str | PathLike[str]) -> None:
+    """Put loaded tensors into a model built on the meta device, without copying them.
+
+    Raises:
+        DataError: when names or shapes differ, naming the first few.
+    """
+    wanted = model.state_dict()
+    problems = [f"lacks {name}" for name in wanted if name not in tensors]
+    problems += [f"has unknown {name}" for name in tensors if name not in wanted]
+    problems += [
+        f"has {name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise DataError(str(where), f"the weights do not fit the config: {'; '.join(problems[:3])}{more}")
+    model.load_state_dict(dict(tensors), strict=True, assign=True)
+
+
+def digest(config: TokenizerConfig, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the config and, in sorted order, every tensor's name, dtype, shape and bytes."""
+    sha = hashlib.sha256(json.dumps(to_mapping(config), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        sha.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
