@@ -1,0 +1,1 @@
+"""Benchmarks of tok4d: recorded experiments and speed measurements, each one command."""

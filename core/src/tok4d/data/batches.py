@@ -1,0 +1,158 @@
+"""Batches as a pure function of the step, for a loader that any number of workers may serve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from tok4d.config.schema import StageConfig, TaskConfig
+from tok4d.data.build import build_source
+from tok4d.data.order import MixtureSchedule, sample_index, sample_rng, seed_of
+from tok4d.data.source import Source
+from tok4d.errors import DataError
+from tok4d.modality import PatchSize
+from tok4d.tokens import TokenSet
+
+MAX_REPLACEMENTS = 16
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's share of one process.
+
+    Attributes:
+        step: stage step it belongs to.
+        task: task name.
+        modality: name of the modality.
+        tokens: patches with origins, packed.
+        keys: name of every sample.
+        noise_seeds: seed of every sample's posterior noise, keyed by its global position and so by the step.
+        bad: files that could not be used and were replaced, with the reason.
+    """
+
+    step: int
+    task: str
+    modality: str
+    tokens: TokenSet
+    keys: tuple[str, ...]
+    noise_seeds: tuple[int, ...]
+    bad: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with its tokens on a device."""
+        return replace(self, tokens=self.tokens.to(device))
+
+    def noise(self, channels: int) -> Tensor:
+        """Standard normal `[T, channels]`, the same for a sample in any batch and on any device."""
+        parts = [
+            torch.randn(length, channels, generator=torch.Generator().manual_seed(seed))
+            for length, seed in zip(self.tokens.lengths, self.noise_seeds, strict=True)
+        ]
+        return torch.cat(parts).to(self.tokens.device)
+
+
+class StageBatches(Dataset[Batch]):
+    """`batches[step]` for the training steps of a stage.
+
+    Args:
+        stage, name: the stage and its name (part of all seeds).
+        seed: of the run.
+        patch_size: of the model.
+        rank, world: this process and how many there are; each takes a strided slice of every batch.
+    """
+
+    def __init__(
+        self, stage: StageConfig, name: str, seed: int, patch_size: PatchSize, rank: int = 0, world: int = 1
+    ) -> None:
+        self.tasks = stage.tasks
+        self.steps = stage.steps
+        self.patch_size = patch_size
+        self.rank, self.world = rank, world
+        self.seed = seed_of(seed, "stage", name)
+        self.schedule = MixtureSchedule(self.seed, {key: task.weight for key, task in stage.tasks.items()})
+        for key, task in stage.tasks.items():
+            if task.batch % world:
+                raise DataError(f"task {key!r}", f"batch {task.batch} must be divisible by the {world} processes")
+        self._sources: dict[str, Source] = {}
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        key = self.schedule.task(step)
+        task, source = self.tasks[key], self.source(key)
+        first = self.schedule.count(step) * task.batch
+        sets, keys, seeds, bad = [], [], [], []
+        for position in range(first + self.rank, first + task.batch, self.world):
+            tokens, name, errors = self._load(source, key, position)
+            sets.append(tokens)
+            keys.append(name)
+            bad += errors
+            seeds.append(seed_of(self.seed, key, "noise", position))
+        return Batch(step, key, source.modality, TokenSet.pack(sets), tuple(keys), tuple(seeds), tuple(bad))
+
+    def source(self, key: str) -> Source:
+        """Source of a task, built on first use (in the worker that uses it)."""
+        if key not in self._sources:
+            self._sources[key] = build_source(self.tasks[key])
+        return self._sources[key]
+
+    def _load(self, source: Source, key: str, position: int) -> tuple[TokenSet, str, list[str]]:
+        """Tokens at a global position; a bad file is replaced by the next ones in an order of its own.
+
+        Raises:
+            DataError: when a position finds no usable file.
+        """
+        bad: list[str] = []
+        for attempt in range(MAX_REPLACEMENTS):
+            # Replacements walk the same permutation from far away: deterministic, and no worker needs to know.
+            index = sample_index(self.seed, key, position + attempt * 1_000_003, len(source))
+            try:
+                sample = source.load(index, sample_rng(self.seed, key, position))
+                tokens = source.host.patchify(sample, self.patch_size).validate()
+                return tokens, source.key(index), bad
+            except DataError as error:
+                bad.append(str(error))
+            except ValueError as error:
+                bad.append(f"{source.key(index)}: {error}")
+        raise DataError(f"task {key!r}", f"{MAX_REPLACEMENTS} files in a row cannot be used; last: {bad[-1]}")
+
+
+class FromStep(Sampler[int]):
+    """Steps `start` .. `stop - 1`: where a resumed run goes on."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+
+def validation_batches(
+    tasks: Mapping[str, TaskConfig], patch_size: PatchSize, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """Every validation sample once, in order and without augmentation, in batches of each task's size.
+
+    Files that cannot be used are left out; `Batch.bad` of the batch names them.
+    """
+    for key, task in tasks.items():
+        source = build_source(task)
+        mine = range(rank, len(source), world)
+        for start in range(0, len(mine), task.batch):
+            sets, keys, bad = [], [], []
+            for index in mine[start : start + task.batch]:
+                try:
+                    sets.append(source.host.patchify(source.load(index), patch_size))
+                    keys.append(source.key(index))
+                except DataError as error:
+                    bad.append(str(error))
+            if sets:
+                seeds = tuple(seed_of("validation", key, name) for name in keys)
+                yield Batch(-1, key, source.modality, TokenSet.pack(sets), tuple(keys), seeds, tuple(bad))

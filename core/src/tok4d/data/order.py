@@ -1,0 +1,101 @@
+"""What is trained when, as pure functions: which task a step has, and which sample a position in a task's order.
+
+Nothing here keeps state, so a run resumes anywhere, and one process with batch 2N sees what two with N see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from tok4d.errors import ConfigError
+
+_ROUNDS = 4
+_MASK = (1 << 64) - 1
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from any printable parts; the same on every machine and Python."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+class MixtureSchedule:
+    """Step -> task, by largest deficit: at every prefix each task is within one batch of its share.
+
+    Args:
+        seed: moves where in the cycle the run begins, so that equal weights do not always start with the same task.
+        weights: positive relative shares by task name.
+
+    Raises:
+        ConfigError: for no tasks or weights that are not positive.
+    """
+
+    def __init__(self, seed: int, weights: Mapping[str, float]) -> None:
+        if not weights or min(weights.values()) <= 0:
+            raise ConfigError(f"a mixture needs tasks with positive weights, got {dict(weights)}")
+        total = sum(weights.values())
+        self.shares = {name: weight / total for name, weight in weights.items()}
+        self._ties = {name: seed_of(seed, "tie", name) for name in weights}
+        self._tasks: list[str] = []
+        self._counts = dict.fromkeys(weights, 0)
+        self._before: list[int] = []
+
+    def task(self, step: int) -> str:
+        """Task of a step (counted from 0)."""
+        self._extend(step)
+        return self._tasks[step]
+
+    def count(self, step: int) -> int:
+        """How many earlier steps had the same task as this one."""
+        self._extend(step)
+        return self._before[step]
+
+    def _extend(self, step: int) -> None:
+        """Fill the schedule up to `step`: linear once, then a look-up."""
+        while len(self._tasks) <= step:
+            done = len(self._tasks) + 1
+            name = max(self.shares, key=lambda n: (self.shares[n] * done - self._counts[n], self._ties[n]))
+            self._before.append(self._counts[name])
+            self._tasks.append(name)
+            self._counts[name] += 1
+
+
+def permuted(index: int, size: int, key: int) -> int:
+    """Where `index` goes in a pseudo-random permutation of range(size): a Feistel network with cycle walking.
+
+    Constant memory, so that a billion samples are shuffled without a list of them.
+    """
+    if not 0 <= index < size:
+        raise ConfigError(f"index {index} is outside [0, {size})")
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    value = index
+    while True:
+        left, right = value >> half, value & mask
+        for round_ in range(_ROUNDS):
+            left, right = right, left ^ (_mix(right, key + round_) & mask)
+        value = (left << half) | right
+        if value < size:
+            return value
+
+
+def _mix(value: int, key: int) -> int:
+    """64-bit finaliser of splitmix64 (Steele et al. 2014)."""
+    z = (value * 0x9E3779B97F4A7C15 + key * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+def sample_index(seed: int, task: str, position: int, size: int) -> int:
+    """Which sample stands at a task's global position: every epoch a new permutation of all samples."""
+    epoch, offset = divmod(position, size)
+    return permuted(offset, size, seed_of(seed, task, "order", epoch))
+
+
+def sample_rng(seed: int, task: str, position: int) -> np.random.Generator:
+    """Randomness of the augmentation at a task's global position."""
+    return np.random.default_rng(seed_of(seed, task, "augment", position))

@@ -1,0 +1,138 @@
+"""Sources: where training and evaluation samples come from.
+
+A source is a dataclass: its fields are its options in a curriculum file (so a misspelt option fails by name), its
+methods give samples by index. Loading is a pure function of (options, index, random generator).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from glob import glob, has_magic
+from pathlib import Path
+
+import numpy as np
+
+from tok4d.errors import ConfigError, DataError
+from tok4d.modality import Modality, Sample
+from tok4d.plugins.registry import modality
+
+SPLITS = ("all", "train", "val")
+
+
+@dataclass
+class Source(ABC):
+    """Samples of one modality by index.
+
+    Attributes:
+        modality: name of the modality; filled in by whoever builds the source.
+        split: `all`, `train` or `val`. Items of one group never land on two sides.
+        folds, fold: `val` is every `folds`-th group, counted from `fold`, in the order of the hash of the group's
+            name; `train` is the rest.
+    """
+
+    modality: str
+    split: str = "all"
+    folds: int = 5
+    fold: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ConfigError(f"source split must be one of {', '.join(SPLITS)}, got {self.split!r}")
+        if not 0 <= self.fold < self.folds:
+            raise ConfigError(f"source fold must be in [0, {self.folds}), got {self.fold}")
+
+    @property
+    def host(self) -> Modality:
+        """The modality object."""
+        return modality(self.modality)
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    @abstractmethod
+    def key(self, index: int) -> str:
+        """Name of a sample for logs and results."""
+
+    @abstractmethod
+    def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        """Sample `index`. With `rng` it is augmented for training, without it comes as it is.
+
+        Raises:
+            DataError: when the underlying file cannot be used.
+        """
+
+
+def split_groups(groups: Sequence[str], split: str, folds: int, fold: int) -> list[int]:
+    """Indices of the items on one side of a split; `groups[i]` names the group of item i.
+
+    Groups are ranked by hash, so that the sides are balanced and do not depend on the order of listing.
+    """
+    if split == "all":
+        return list(range(len(groups)))
+    ranked = sorted(set(groups), key=lambda group: hashlib.sha256(group.encode()).digest())
+    held_out = {group for rank, group in enumerate(ranked) if rank % folds == fold}
+    return [i for i, group in enumerate(groups) if (group in held_out) == (split == "val")]
+
+
+@dataclass
+class FolderSource(Source):
+    """Files of a folder (recursive), a glob, or a single file, whatever the modality reads.
+
+    Attributes:
+        path: folder, glob pattern or file.
+    """
+
+    path: str = ""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def key(self, index: int) -> str:
+        return str(self.files[index])
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """Files on this side of the split, sorted.
+
+        Raises:
+            DataError: when nothing readable is found.
+        """
+        found = find_files(self.path, self.host.suffixes)
+        kept = [found[i] for i in split_groups([path.stem for path in found], self.split, self.folds, self.fold)]
+        if not kept:
+            raise DataError(self.path, f"no file on the {self.split!r} side of the split ({len(found)} files in all)")
+        return kept
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        sample = self.host.read(self.files[index])
+        return sample if rng is None else self.augment(sample, rng)
+
+    def augment(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Random crop, flip, ... for training; the base class changes nothing."""
+        return sample
+
+
+def find_files(path: str | Path, suffixes: Sequence[str]) -> list[Path]:
+    """Sorted files with one of `suffixes` (lower case, with the dot) under a folder, by a glob, or the file itself.
+
+    Raises:
+        DataError: when there is none, or the path does not exist.
+    """
+    root = Path(path).expanduser()
+    if has_magic(str(path)):
+        candidates = [Path(name) for name in glob(str(root), recursive=True)]
+    elif root.is_dir():
+        candidates = list(root.rglob("*"))
+    elif root.is_file():
+        return [root]
+    else:
+        raise DataError(path, "no such file or folder")
+    found = sorted(p for p in candidates if p.suffix.lower() in suffixes and p.is_file())
+    if not found:
+        raise DataError(path, f"no file with a suffix in {', '.join(suffixes)}")
+    return found

@@ -1,0 +1,37 @@
+"""The Lightning data module of one stage."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from tok4d.config.schema import StageConfig
+from tok4d.data.batches import Batch, FromStep, StageBatches
+from tok4d.modality import PatchSize
+
+
+class StageData(pl.LightningDataModule):
+    """Batches of a stage from step `start` on; which worker makes them changes nothing.
+
+    Args:
+        stage, name, seed: as for `StageBatches`.
+        patch_size: of the model.
+        start: first step to serve.
+        workers: data-loading processes.
+    """
+
+    def __init__(self, stage: StageConfig, name: str, seed: int, patch_size: PatchSize, start: int, workers: int):
+        super().__init__()
+        self.stage, self.stage_name, self.seed, self.patch_size = stage, name, seed, patch_size
+        self.start, self.workers = start, workers
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """One item a step; it has a length, which Lightning counts by."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DataLoader(
+            StageBatches(self.stage, self.stage_name, self.seed, self.patch_size, rank, world),
+            batch_size=None,
+            sampler=FromStep(self.start, self.stage.steps),
+            num_workers=self.workers,
+            prefetch_factor=2 if self.workers else None,
+        )

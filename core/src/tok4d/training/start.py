@@ -1,0 +1,57 @@
+"""How a run starts: a fresh model from the curriculum's preset, at random or at the PCA of its training patches."""
+
+from __future__ import annotations
+
+import torch
+
+from tok4d.config.loader import load_preset
+from tok4d.config.schema import Curriculum, TaskConfig
+from tok4d.data.build import build_source
+from tok4d.data.order import permuted, seed_of
+from tok4d.errors import DataError
+from tok4d.modality import PatchSize
+from tok4d.model.pca import PatchPCA, used_channels
+from tok4d.model.tokenizer import Tokenizer
+from tok4d.weights.linear import init_linear
+
+MAX_PATCHES = 100_000
+
+
+def fresh_model(curriculum: Curriculum) -> Tokenizer:
+    """A new model as the curriculum asks for it; the same one for the same seed.
+
+    Raises:
+        ConfigError, DataError: for a model that cannot start this way, or training data that cannot be read.
+    """
+    config = load_preset(curriculum.model.preset, curriculum.model.overrides)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(curriculum.seed)
+        model = Tokenizer(config)
+    if curriculum.init == "linear":
+        task = next(iter(curriculum.stages[curriculum.order[0]].tasks.values()))
+        init_linear(model, fit_pca(task, model.patch_size, curriculum.init_samples, curriculum.seed))
+    return model
+
+
+def fit_pca(task: TaskConfig, patch_size: PatchSize, samples: int, seed: int) -> PatchPCA:
+    """PCA of the patches of up to `samples` training samples, unaugmented, and at most 100,000 patches.
+
+    Raises:
+        DataError: when no sample can be read.
+    """
+    source = build_source(task)
+    chosen: list[torch.Tensor] = []
+    total = 0
+    for position in range(min(samples, len(source))):
+        try:
+            index = permuted(position, len(source), seed_of(seed, "pca"))
+            tokens = source.host.patchify(source.load(index), patch_size)
+        except DataError:
+            continue  # a bad file is named when training meets it
+        chosen.append(tokens.feats[:, : used_channels(tokens)])
+        total += tokens.num_tokens
+        if total >= MAX_PATCHES:
+            break
+    if not chosen:
+        raise DataError(task.source, "no training sample could be read for the linear start")
+    return PatchPCA.fit(torch.cat(chosen)[:MAX_PATCHES])
