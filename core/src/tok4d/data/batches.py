@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -13,10 +15,11 @@ from tok4d.config.schema import StageConfig, TaskConfig
 from tok4d.data.build import build_source
 from tok4d.data.order import MixtureSchedule, sample_index, sample_rng, seed_of
 from tok4d.data.source import Source
-from tok4d.errors import DataError
+from tok4d.errors import ConfigError, DataError, PluginError
 from tok4d.modality import PatchSize
 from tok4d.tokens import TokenSet
 
+log = logging.getLogger(__name__)
 MAX_REPLACEMENTS = 16
 
 
@@ -98,7 +101,10 @@ class StageBatches(Dataset[Batch]):
     def source(self, key: str) -> Source:
         """Source of a task, built on first use (in the worker that uses it)."""
         if key not in self._sources:
-            self._sources[key] = build_source(self.tasks[key])
+            built = build_source(self.tasks[key])
+            if not len(built):
+                raise DataError(self.tasks[key].source, f"task {key!r} has no samples on this side of the split")
+            self._sources[key] = built
         return self._sources[key]
 
     def _load(self, source: Source, key: str, position: int) -> tuple[TokenSet, str, list[str]]:
@@ -112,14 +118,26 @@ class StageBatches(Dataset[Batch]):
             # Replacements walk the same permutation from far away: deterministic, and no worker needs to know.
             index = sample_index(self.seed, key, position + attempt * 1_000_003, len(source))
             try:
-                sample = source.load(index, sample_rng(self.seed, key, position))
-                tokens = source.host.patchify(sample, self.patch_size).validate()
+                tokens = load_tokens(source, index, self.patch_size, sample_rng(self.seed, key, position))
                 return tokens, source.key(index), bad
             except DataError as error:
                 bad.append(str(error))
-            except ValueError as error:
-                bad.append(f"{source.key(index)}: {error}")
         raise DataError(f"task {key!r}", f"{MAX_REPLACEMENTS} files in a row cannot be used; last: {bad[-1]}")
+
+
+def load_tokens(source: Source, index: int, patch_size: PatchSize, rng: np.random.Generator | None = None) -> TokenSet:
+    """Sample `index` of a source as checked tokens; with `rng` it is augmented.
+
+    Raises:
+        DataError: for whatever makes this sample unusable; another may do.
+        ConfigError, PluginError: for what would make all of them fail alike.
+    """
+    try:
+        return source.host.patchify(source.load(index, rng), patch_size).validate()
+    except (ConfigError, PluginError, DataError):
+        raise
+    except (ValueError, OSError) as error:
+        raise DataError(source.key(index), str(error)) from error
 
 
 class FromStep(Sampler[int]):
@@ -140,7 +158,7 @@ def validation_batches(
 ) -> Iterator[Batch]:
     """Every validation sample once, in order and without augmentation, in batches of each task's size.
 
-    Files that cannot be used are left out; `Batch.bad` of the batch names them.
+    Files that cannot be used are left out; `Batch.bad` of the batch names them, and so does the log.
     """
     for key, task in tasks.items():
         source = build_source(task)
@@ -149,9 +167,10 @@ def validation_batches(
             sets, keys, bad = [], [], []
             for index in mine[start : start + task.batch]:
                 try:
-                    sets.append(source.host.patchify(source.load(index), patch_size))
+                    sets.append(load_tokens(source, index, patch_size))
                     keys.append(source.key(index))
                 except DataError as error:
+                    log.warning("left out of validation: %s", error)
                     bad.append(str(error))
             if sets:
                 seeds = tuple(seed_of("validation", key, name) for name in keys)

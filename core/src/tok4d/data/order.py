@@ -23,7 +23,11 @@ def seed_of(*parts: object) -> int:
 
 
 class MixtureSchedule:
-    """Step -> task, by largest deficit: at every prefix each task is within one batch of its share.
+    """Step -> task; at every prefix each task is within one batch of its share.
+
+    Of the tasks that have fallen behind far enough, the one is next that would first be a whole batch behind (Tijdeman
+    1980, "The chairman assignment problem"). The largest deficit alone exceeds one batch when many tasks have small
+    shares.
 
     Args:
         seed: moves where in the cycle the run begins, so that equal weights do not always start with the same task.
@@ -39,6 +43,8 @@ class MixtureSchedule:
         total = sum(weights.values())
         self.shares = {name: weight / total for name, weight in weights.items()}
         self._ties = {name: seed_of(seed, "tie", name) for name in weights}
+        # How far behind a task must be; a little less than Tijdeman's bound, for rounding. One task is always due.
+        self._enough = 0.5 / max(1, len(weights) - 1) - 1e-9
         self._tasks: list[str] = []
         self._counts = dict.fromkeys(weights, 0)
         self._before: list[int] = []
@@ -57,7 +63,9 @@ class MixtureSchedule:
         """Fill the schedule up to `step`: linear once, then a look-up."""
         while len(self._tasks) <= step:
             done = len(self._tasks) + 1
-            name = max(self.shares, key=lambda n: (self.shares[n] * done - self._counts[n], self._ties[n]))
+            owed = {n: share * done - self._counts[n] for n, share in self.shares.items()}
+            due = [n for n in owed if owed[n] > self._enough]
+            name = min(due, key=lambda n: ((1 - self._enough - owed[n]) / self.shares[n], self._ties[n]))
             self._before.append(self._counts[name])
             self._tasks.append(name)
             self._counts[name] += 1

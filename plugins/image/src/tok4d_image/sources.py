@@ -1,0 +1,135 @@
+"""Image sources: folders, the `photos` recipe, and generated pictures. Tar shards are in `tok4d_image.shards`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from tok4d.data.source import FolderSource, Source, split_groups
+from tok4d.errors import ConfigError, DataError, unknown_name
+from tok4d.modality import Sample
+from tok4d_image.augment import ImageOptions
+from tok4d_image.reading import read_pixels
+from tok4d_image.shapes import draw_shape
+
+FIELD = "image"
+
+
+@dataclass
+class ImageFolder(ImageOptions, FolderSource):
+    """Images of a folder (recursive), a glob, or a single file; see `ImageOptions` for augmentation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check()
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        """One image, float32 `[3, H, W]` in [-1, 1]; raises `DataError` when its file cannot be used."""
+        path = self.files[index]
+        pixels, meta = self.cache.get(path, lambda: read_pixels(path, self.read_options))
+        return Sample(self.modality, {FIELD: self.present(pixels, rng)}, key=str(path), meta=dict(meta))
+
+
+@dataclass
+class ImagePhotos(ImageOptions, Source):
+    """The pictures of a recipe, fetched on first use.
+
+    Near-duplicates (a stereo pair) are one group and never land on two sides of the split.
+
+    Attributes:
+        recipe: name of the recipe.
+        natural_only: leave out everything that is not an ordinary photograph.
+        train_kinds: kinds of other pictures (`texture`, `science`, ... as the recipe calls them) that join the training
+            side only, so that figures stay on natural photographs.
+    """
+
+    recipe: str = "photos"
+    natural_only: bool = True
+    train_kinds: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check()
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """Files on this side of the split, in the recipe's order.
+
+        Raises:
+            Tok4dError: when the recipe cannot be fetched.
+        """
+        from tok4d.data.fetch import ensure
+
+        recipe, folder = ensure(self.recipe)
+        if not recipe.items:
+            raise ConfigError(f"recipe {self.recipe!r} lists no items; read its folder {folder} with image/folder")
+        kinds = sorted({item.kind for item in recipe.items})
+        for kind in self.train_kinds:
+            if kind not in kinds:
+                raise ConfigError(unknown_name(f"kind in recipe {self.recipe!r}", kind, kinds))
+        split_items = [item for item in recipe.items if item.natural or not self.natural_only]
+        chosen = {
+            split_items[i].file
+            for i in split_groups([item.side for item in split_items], self.split, self.folds, self.fold)
+        }
+        if self.split == "train":
+            outside = {item.file for item in recipe.items} - {item.file for item in split_items}
+            chosen |= {item.file for item in recipe.items if item.kind in self.train_kinds and item.file in outside}
+        return [folder / item.file for item in recipe.items if item.file in chosen]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def key(self, index: int) -> str:
+        return self.files[index].name
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        """One picture, float32 `[3, H, W]` in [-1, 1]; its key is the file's name."""
+        path = self.files[index]
+        pixels, meta = self.cache.get(path, lambda: read_pixels(path, self.read_options))
+        return Sample(self.modality, {FIELD: self.present(pixels, rng)}, key=path.name, meta=dict(meta))
+
+
+@dataclass
+class ImageShapes(ImageOptions, Source):
+    """Generated pictures with captions, for smoke tests and where there are no files at all.
+
+    A picture is a pure function of (seed, index); see `tok4d_image.shapes`.
+
+    Attributes:
+        count: number of pictures.
+        seed: chooses another set.
+        side: height and width in pixels.
+    """
+
+    count: int = 256
+    seed: int = 0
+    side: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check()
+        if self.count < 1 or self.side < 1:
+            raise ConfigError(f"count and side must be at least 1, got {self.count} and {self.side}")
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """Numbers of the pictures on this side of the split."""
+        return split_groups([str(number) for number in range(self.count)], self.split, self.folds, self.fold)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def key(self, index: int) -> str:
+        return f"shapes/{self.seed}/{self.numbers[index]}"
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        """One picture, float32 `[3, H, W]` in [-1, 1], with its caption; the label is the kind of shape."""
+        if not 0 <= index < len(self):
+            raise DataError("shapes", f"has {len(self)} pictures, no number {index}")
+        pixels, caption, label = draw_shape(self.seed, self.numbers[index], self.side)
+        image = self.present(pixels, rng)
+        return Sample(self.modality, {FIELD: image}, caption=caption, label=label, key=self.key(index))
