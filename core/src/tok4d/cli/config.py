@@ -1,0 +1,113 @@
+"""`tok4d config show|validate`: presets and curricula as the program understands them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tok4d.cli import STYLE
+from tok4d.cli.console import emit, note, table
+from tok4d.cli.files import Json
+from tok4d.errors import ConfigError, Tok4dError, unknown_name
+
+if TYPE_CHECKING:
+    from tok4d.config.schema import Curriculum, TokenizerConfig
+
+app = typer.Typer(help="Show or validate presets and curricula.", no_args_is_help=True, **STYLE)
+LOADED_KINDS = ("presets", "curricula")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A preset, a curriculum, or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What to change.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the full configuration: what the file says, what it extends, overrides, and every default."""
+    import yaml
+
+    from tok4d.config.loader import to_mapping
+
+    data = to_mapping(resolve(name, overrides or ())[1])
+    emit(data, as_json, lambda: typer.echo(yaml.safe_dump(data, sort_keys=False), nl=False))
+
+
+@app.command()
+def validate(
+    paths: Annotated[list[str] | None, typer.Argument(metavar="[NAME|PATH]...", help="Default: all there are.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check presets and curricula, by name, file or folder; without arguments all that core and plugins bring."""
+    results, failed = [], 0
+    for item in _expand(paths or []):
+        try:
+            kind, _ = resolve(item)
+            results.append({"config": item, "kind": kind, "error": None})
+        except Tok4dError as error:
+            failed += 1
+            results.append({"config": item, "kind": None, "error": str(error)})
+    rows = [(r["config"], r["kind"], "ok" if r["error"] is None else "refused") for r in results]
+    emit(results, as_json, lambda: table(("config", "kind", "result"), rows, ("config",)))
+    for result in results:
+        if result["error"] is not None:
+            note(f"error: {result['error']}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def resolve(name: str, overrides: Sequence[str] = ()) -> tuple[str, TokenizerConfig | Curriculum]:
+    """Kind (`preset` or `curriculum`) and configuration of a name or path.
+
+    Raises:
+        ConfigError: for an unknown name or a configuration that cannot be used.
+    """
+    from tok4d.config.loader import load_curriculum, load_preset
+
+    if _is_curriculum(name):
+        return "curriculum", load_curriculum(name, list(overrides))
+    return "preset", load_preset(name, list(overrides))
+
+
+def _is_curriculum(name: str) -> bool:
+    """By name: where it is found. By path: by its folder, else by a key that only a curriculum has."""
+    from tok4d.config.loader import read_yaml
+    from tok4d.plugins.registry import config_names
+
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if not path.is_file():
+            raise ConfigError(f"{name}: no such file")
+        if path.parent.name in LOADED_KINDS:
+            return path.parent.name == "curricula"
+        return not read_yaml(path).keys().isdisjoint({"stages", "order", "model"})
+    presets, curricula = config_names("presets"), config_names("curricula")
+    if name not in presets and name not in curricula:
+        raise ConfigError(unknown_name("preset or curriculum", name, [*presets, *curricula]))
+    if name in presets and name in curricula:
+        raise ConfigError(f"{name!r} is both a preset and a curriculum; give the path of one of them")
+    return name in curricula
+
+
+def _expand(items: Sequence[str]) -> list[str]:
+    """Names and files as they are, folders as the YAML files below them; nothing at all means everything known.
+
+    Recipes of data sets are left out: they are checked where they are used.
+    """
+    from tok4d.plugins.registry import config_dirs
+
+    if not items:
+        folders = [folder / kind for folder in config_dirs() for kind in LOADED_KINDS]
+        return [str(path) for folder in folders for path in sorted(folder.glob("*.yaml"))]
+    found: list[str] = []
+    for item in items:
+        below: Any = sorted(Path(item).rglob("*.yaml")) if Path(item).is_dir() else None
+        if below is None:
+            found.append(item)
+        elif not below:
+            raise ConfigError(f"{item}: no .yaml file in this folder")
+        else:
+            found += [str(path) for path in below if path.parent.name != "recipes"]
+    return found
