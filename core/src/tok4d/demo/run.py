@@ -1,0 +1,168 @@
+"""What `tok4d demo` does, for any modality: train, encode to files, decode from the files alone, score, report.
+
+OUT/run/                  the training run (see `tok4d.training.run`)
+OUT/tokens/NAME.tok.safetensors
+OUT/pictures/NAME.{original,pca,model}.png
+OUT/index.html, OUT/results.json
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tok4d.config.schema import Curriculum
+from tok4d.data.batches import Batch, validation_batches
+from tok4d.demo.report import write_report
+from tok4d.modality import Modality, Sample
+from tok4d.model.pca import PatchPCA
+from tok4d.model.tokenizer import Tokenizer
+from tok4d.plugins.registry import modality
+from tok4d.tokenfile import SUFFIX, load_tokens, save_tokens
+from tok4d.tokens import TokenSet
+from tok4d.training.evaluate import score_one
+from tok4d.training.run import Result
+from tok4d.training.start import fit_pca
+from tok4d.weights.folder import write_text
+
+
+@dataclass
+class Row:
+    """One held-out sample: what it cost, how well each method restored it, and its pictures."""
+
+    key: str
+    modality: str
+    shape: list[int]
+    tokens: int
+    file_bytes: int
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)  # method -> metric -> value
+    pictures: dict[str, str] = field(default_factory=dict)  # method -> file, relative to the report
+
+    @property
+    def gain(self) -> float:
+        """PSNR of the model's mean latents over the PCA's, in dB."""
+        return self.scores["model"]["psnr"] - self.scores["pca"]["psnr"]
+
+
+@dataclass
+class Report:
+    """Everything the demo measured."""
+
+    rows: list[Row]
+    training: dict[str, Any]
+    latents: dict[str, float]
+
+    def summary(self) -> dict[str, Any]:
+        """Means over the samples, and the paired gain over the PCA."""
+        gains = [row.gain for row in self.rows]
+        means = {
+            f"{method} {metric}": statistics.mean(row.scores[method][metric] for row in self.rows)
+            for method in self.rows[0].scores
+            for metric in self.rows[0].scores[method]
+        }
+        return {
+            "samples": len(self.rows),
+            "tokens per sample": statistics.mean(row.tokens for row in self.rows),
+            **means,
+            "median gain over PCA (dB)": statistics.median(gains),
+            "least gain over PCA (dB)": min(gains),
+            **self.training,
+            **self.latents,
+        }
+
+
+def evaluate_run(curriculum: Curriculum, result: Result, out: Path) -> Report:
+    """Encode, decode and score every validation sample of the curriculum's last stage, and write the report."""
+    stage = curriculum.stages[curriculum.order[-1]]
+    model = result.model
+    rows: list[Row] = []
+    means: list[torch.Tensor] = []
+    for folder in ("tokens", "pictures"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    digest = model.digest
+    for key, task in stage.validation.items():
+        train_task = stage.tasks.get(key) or next(iter(stage.tasks.values()))
+        pca = fit_pca(train_task, model.patch_size, curriculum.init_samples, curriculum.seed)
+        for batch in validation_batches({key: task}, model.patch_size):
+            for one in _singles(batch):
+                row, mean = _evaluate(model, digest, pca, one, out, f"{len(rows):02d}-{Path(one.keys[0]).stem}")
+                rows.append(row)
+                means.append(mean)
+    report = Report(rows, _training(curriculum, result, model), latent_statistics(torch.cat(means)))
+    write_text(
+        out / "results.json", json.dumps({"summary": report.summary(), "rows": list(map(asdict, rows))}, indent=1)
+    )
+    write_report(out / "index.html", [asdict(row) | {"gain": row.gain} for row in rows], report.summary())
+    return report
+
+
+def _singles(batch: Batch) -> list[Batch]:
+    """A batch as batches of one sample."""
+    return [
+        Batch(batch.step, batch.task, batch.modality, tokens, (key,), (seed,))
+        for tokens, key, seed in zip(batch.tokens.unpack(), batch.keys, batch.noise_seeds, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _evaluate(
+    model: Tokenizer, digest: str, pca: PatchPCA, batch: Batch, out: Path, name: str
+) -> tuple[Row, torch.Tensor]:
+    host = modality(batch.modality)
+    target = host.unpatchify(batch.tokens)[0]
+    encoded = model.encode(batch.tokens, pool=False)
+    path = out / "tokens" / f"{name}{SUFFIX}"
+    save_tokens(path, encoded.latents("mean"), model_digest=digest)
+    restored = load_tokens(path).tokens()  # from here on the original is not looked at
+    noise = batch.noise(model.config.latent)
+    patches: dict[str, TokenSet] = {
+        "pca": pca.reconstruct(batch.tokens, model.config.latent),
+        "model": model.decode(restored),
+        "model, sampled": model.decode(encoded.latents("sample", noise=noise)),
+    }
+    row = Row(
+        batch.keys[0], batch.modality, list(batch.tokens.origins[0].shape), len(restored.feats), path.stat().st_size
+    )
+    samples = {"original": target}
+    for method, tokens in patches.items():
+        head = model.heads[batch.modality] if method != "pca" and batch.modality in model.heads else None
+        samples[method] = host.unpatchify(tokens, head)[0]
+        scores = {short: score_one(make, samples[method], target) for short, make in host.metrics().items()}
+        row.scores[method] = scores
+    for method in ("original", "pca", "model"):
+        row.pictures.update(_picture(host, samples[method], method, out, name))
+    return row, encoded.posterior.mean
+
+
+def _picture(host: Modality, sample: Sample, method: str, out: Path, name: str) -> dict[str, str]:
+    """The first preview of a sample as PNG; nothing for a modality without one."""
+    pictures = host.preview(sample)
+    if not pictures:
+        return {}
+    file = f"pictures/{name}.{method}.png"
+    pictures[0].save(out / file)
+    return {method: file}
+
+
+def latent_statistics(means: torch.Tensor) -> dict[str, float]:
+    """Posterior means `[T, L]` of the held-out samples: spread, largest value, channels that carry something."""
+    deviation = means.std(0)
+    return {
+        "latent deviation (mean over channels)": float(deviation.mean()),
+        "latent largest absolute value": float(means.abs().max()),
+        "latent channels in use (deviation > 0.1)": float((deviation > 0.1).sum()),
+    }
+
+
+def _training(curriculum: Curriculum, result: Result, model: Tokenizer) -> dict[str, Any]:
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "latent channels": model.config.latent,
+        "training steps": sum(curriculum.stages[name].steps for name in curriculum.order),
+        "training tokens/s": result.tokens_per_second,
+    }

@@ -1,0 +1,64 @@
+"""`tok4d demo` as a user runs it: trains, writes token files, pictures and a page that holds together."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tok4d.config.loader import load_curriculum
+
+TOK4D = str(Path(sys.executable).parent / "tok4d")
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([TOK4D, *arguments], cwd=cwd, capture_output=True, text=True)
+
+
+def check_report(out: Path) -> dict[str, float]:
+    """Every picture that the page shows is there, of the original's size; the numbers are those of results.json."""
+    page = (out / "index.html").read_text()
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert rows
+    assert set(re.findall(r'src="([^"]+)"', page)) == {file for row in rows for file in row["pictures"].values()}
+    assert "http" not in re.sub(r"<footer>.*", "", page), "the page must work without a network"
+    for row in rows:
+        assert row["key"] in page
+        _, height, width = row["shape"]
+        for file in row["pictures"].values():
+            assert Image.open(out / file).size == (width, height)
+        token_file = next((out / "tokens").glob(f"*-{Path(row['key']).stem}.tok.safetensors"))
+        assert token_file.stat().st_size == row["file_bytes"]
+    summary: dict[str, float] = json.loads((out / "results.json").read_text())["summary"]
+    return summary
+
+
+def test_demo_on_generated_pictures(tmp_path: Path) -> None:
+    done = run("demo", "--curriculum", "smoke", "-o", "out", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["summary"] == check_report(tmp_path / "out")
+    again = run("demo", "--curriculum", "smoke", "-o", "out", cwd=tmp_path)
+    assert again.returncode == 0, "run again, it finds the finished run and reports"
+    assert "gain" in again.stdout
+    assert "index.html" in again.stdout
+
+
+@pytest.mark.slow
+def test_demo_on_photographs(tmp_path: Path) -> None:
+    """The real recipe and the real curriculum, cut to two steps: the model still stands at its PCA."""
+    done = run("demo", "stages.images.steps=2", "-o", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = check_report(tmp_path / "out")
+    assert abs(summary["median gain over PCA (dB)"]) < 0.05
+    assert summary["pca psnr"] > 25
+
+
+def test_demo_trains_long_enough_to_mean_something() -> None:
+    curriculum = load_curriculum("demo")
+    assert curriculum.init == "linear"
+    assert all(curriculum.stages[name].steps >= 100 for name in curriculum.order)
