@@ -51,6 +51,7 @@ class Seqs:
     @cached_property
     def index(self) -> Tensor:
         """Sequence number of every token, int64 `[T]`."""
-        counts = torch.tensor(self.lengths, dtype=torch.int64, device=self.device)
-        numbers = torch.arange(len(self.lengths), device=self.device)
-        return torch.repeat_interleave(numbers, counts, output_size=self.total)
+        with torch.inference_mode(False):  # a later pass with gradients may use it too
+            counts = torch.tensor(self.lengths, dtype=torch.int64, device=self.device)
+            numbers = torch.arange(len(self.lengths), device=self.device)
+            return torch.repeat_interleave(numbers, counts, output_size=self.total)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -42,7 +41,7 @@ class TokenSet:
     coords: Tensor
     lengths: tuple[int, ...]
     origins: tuple[Origin, ...] = ()
-    _shared: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.feats.ndim != 2 or not self.feats.is_floating_point():
@@ -95,7 +94,8 @@ class TokenSet:
     def shared(self, key: Hashable, build: Callable[[], _V]) -> _V:
         """A value derived from coordinates and lengths alone, built once for this set and all its `replace` copies."""
         if key not in self._shared:
-            self._shared[key] = build()
+            with torch.inference_mode(False):  # a later pass with gradients may use it too
+                self._shared[key] = build()
         return self._shared[key]  # type: ignore[no-any-return]
 
     def extents(self) -> tuple[Extent, ...]:
@@ -116,7 +116,9 @@ class TokenSet:
 
     def replace(self, feats: Tensor) -> TokenSet:
         """The same tokens with other features `[T, any]`; everything derived from coordinates is reused."""
-        return TokenSet(feats, self.coords, self.lengths, self.origins, self._shared)
+        copy = TokenSet(feats, self.coords, self.lengths, self.origins)
+        object.__setattr__(copy, "_shared", self._shared)
+        return copy
 
     def select(self, mask: Tensor) -> TokenSet:
         """Keep the tokens where `mask` (bool `[T]`) is true. Origins, and so positions, stay as they are."""
@@ -132,11 +134,13 @@ class TokenSet:
         return TokenSet(feats, self.coords.to(device=device), self.lengths, self.origins)
 
     def unpack(self) -> list[TokenSet]:
-        """One single-sample TokenSet per sample; tensors are views."""
-        starts = self.seqs.starts
+        """One single-sample TokenSet per sample; tensors are views.
+
+        Split in one call: its gradient is one concatenation, where slices would each fill the whole batch with zeros.
+        """
+        parts = zip(self.feats.split(self.lengths), self.coords.split(self.lengths), strict=True)
         return [
-            TokenSet(self.feats[a:b], self.coords[a:b], (b - a,), self.origins[i : i + 1])
-            for i, (a, b) in enumerate(pairwise(starts))
+            TokenSet(feats, coords, (len(feats),), self.origins[i : i + 1]) for i, (feats, coords) in enumerate(parts)
         ]
 
     @staticmethod

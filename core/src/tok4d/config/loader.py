@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -18,6 +19,24 @@ from tok4d.plugins.registry import find_config
 _C = TypeVar("_C", Curriculum, TokenizerConfig)
 MAX_EXTENDS = 8
 MAX_BYTES = 1_000_000
+MAX_VALUES = 100_000
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML as people expect it: `1e-4` is a number (YAML 1.1 reads text), and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
 
 
 def load_preset(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> TokenizerConfig:
@@ -62,14 +81,31 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path}: {path.stat().st_size} bytes is too large for a configuration")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)  # a SafeLoader
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist, bytes that are no text
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a configuration must be a mapping of keys, got {type(data).__name__}")
+    _refuse_huge(path, data)
     return data
+
+
+def _refuse_huge(path: Path, data: Any) -> None:
+    """Count what aliases unfold to: a few lines of them can mean billions of values."""
+    count, open_ = 0, [data]
+    while open_:
+        value = open_.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise ConfigError(f"{path}: more than {MAX_VALUES} values are too many for a configuration")
+        if isinstance(value, (dict, list)):
+            open_ += value.values() if isinstance(value, dict) else value
 
 
 def _read_chain(name: str | Path, kind: str) -> list[dict[str, Any]]:
@@ -82,9 +118,11 @@ def _read_chain(name: str | Path, kind: str) -> list[dict[str, Any]]:
         path = find_config(kind, str(current))
         data = read_yaml(path)
         parent = data.pop("extends", None)
+        if parent is not None and not isinstance(parent, str):
+            raise ConfigError(f"{path}: 'extends' must be one name or path, got {parent!r}")
         data.setdefault("name", path.stem)
         chain.append(data)
-        current = path.parent / parent if parent and parent.endswith(".yaml") else parent
+        current = path.parent / parent if parent and parent.endswith((".yaml", ".yml")) else parent
     return chain[::-1]
 
 
@@ -110,7 +148,10 @@ def _as_mapping(overrides: Any) -> dict[str, Any]:
     for item in overrides:
         if "=" not in item:
             raise ConfigError(f"override {item!r} must look like key=value, e.g. stages.images.steps=100")
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))))
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"overrides {' '.join(overrides)}: {' '.join(str(error).split())}") from error
 
 
 def _refuse_unknown(schema: Any, data: Any, where: str, prefix: str) -> None:

@@ -6,8 +6,9 @@ YAML and dotlist overrides into them and refuses every key that they do not have
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
 from typing import Any, Optional
 
 from tok4d.errors import ConfigError
@@ -17,6 +18,9 @@ POSITIONS = ("joint", "table", "rope")
 TABLE_EXTENTS = ("grid", "tokens")
 PRECISIONS = ("float32", "bf16")
 INITS = ("none", "linear")
+MAX_BLOCKS = 1000
+MAX_LEVELS = 1000  # beyond, FSQ's rounding margin would reach past the outermost level
+_STAGE_NAME = re.compile(r"\w[\w.-]*")  # part of the names of checkpoint folders
 
 
 def _one_of(what: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -25,8 +29,13 @@ def _one_of(what: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _positive(what: str, value: float) -> None:
-    if not value > 0:
+    if not 0 < value < inf:
         raise ConfigError(f"{what} must be positive, got {value}")
+
+
+def _not_negative(what: str, value: float) -> None:
+    if not 0 <= value < inf:
+        raise ConfigError(f"{what} must be >= 0, got {value}")
 
 
 @dataclass
@@ -45,6 +54,8 @@ class StackConfig:
         """Raise ConfigError for sizes that cannot work together."""
         for name in ("width", "blocks", "heads", "mlp"):
             _positive(f"{where}.{name}", getattr(self, name))
+        if self.blocks > MAX_BLOCKS:
+            raise ConfigError(f"{where}.blocks must be at most {MAX_BLOCKS}, got {self.blocks}")
         _one_of(f"{where}.norm", self.norm, NORMS)
         if self.width % self.heads:
             raise ConfigError(f"{where}: width {self.width} must be divisible by heads {self.heads}")
@@ -62,8 +73,8 @@ class FSQConfig:
     def check(self, latent: int) -> None:
         """Raise ConfigError unless groups x dims fits the latent width."""
         _positive("quantizer.groups", self.groups)
-        if not self.levels or min(self.levels) < 2:
-            raise ConfigError(f"quantizer.levels must be integers >= 2, got {list(self.levels)}")
+        if not self.levels or min(self.levels) < 2 or max(self.levels) > MAX_LEVELS:
+            raise ConfigError(f"quantizer.levels must be integers in [2, {MAX_LEVELS}], got {list(self.levels)}")
         if prod(self.levels) > 2**31 - 1:
             raise ConfigError(f"quantizer.levels {list(self.levels)} give more codes than an int32 index can hold")
         if self.groups * len(self.levels) != latent:
@@ -148,8 +159,10 @@ class OptimizerConfig:
         """Raise ConfigError for values out of range."""
         _positive(f"{where}.lr", self.lr)
         _positive(f"{where}.clip", self.clip)
-        if len(self.betas) != 2:
-            raise ConfigError(f"{where}.betas must be two numbers, got {list(self.betas)}")
+        for name in ("min_lr", "weight_decay", "encoder_scale", "ends_scale"):
+            _not_negative(f"{where}.{name}", getattr(self, name))
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"{where}.betas must be two numbers in [0, 1), got {list(self.betas)}")
         if not 0 <= self.ema < 1 or self.warmup < 0:
             raise ConfigError(f"{where}: ema must be in [0, 1) and warmup >= 0, got {self.ema} and {self.warmup}")
 
@@ -192,6 +205,8 @@ class StageConfig:
     def check(self, name: str) -> None:
         """Raise ConfigError for an unusable stage."""
         where = f"stages.{name}"
+        if not _STAGE_NAME.fullmatch(name):
+            raise ConfigError(f"{where}: a stage's name is letters, digits, '_', '-' and '.', got {name!r}")
         _positive(f"{where}.steps", self.steps)
         _one_of(f"{where}.latents", self.latents, ("sample", "mean"))
         if not self.tasks:
@@ -245,10 +260,14 @@ class Curriculum:
         _one_of("precision", self.precision, PRECISIONS)
         for name in ("checkpoint_every", "log_every", "init_samples"):
             _positive(name, getattr(self, name))
+        for name in ("workers", "validate_every", "max_bad"):
+            _not_negative(name, getattr(self, name))
         if not self.order:
             raise ConfigError("order is empty; name the stages to run, e.g. order: [images]")
         if unknown := [name for name in self.order if name not in self.stages]:
             raise ConfigError(f"order names stages {unknown} that are not among stages {sorted(self.stages)}")
+        if len(set(self.order)) < len(self.order):
+            raise ConfigError(f"order {list(self.order)} names a stage twice; give the second pass a name of its own")
         for name, stage in self.stages.items():
             stage.check(name)
         return self

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
@@ -61,7 +62,7 @@ class Objective(nn.Module):
         for name, value in config.items():
             options = dict(value) if isinstance(value, Mapping) else {"weight": value}
             weight = options.pop("weight", 1.0)
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0:
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < inf:
                 raise ConfigError(f"losses.{name}: weight must be a number >= 0, got {weight!r}")
             if weight == 0:
                 continue

@@ -16,14 +16,19 @@ class L1(Term):
     """Mean absolute error over a sample's values, in the units of the data ([-1, 1] for pictures)."""
 
     def forward(self, target: Sequence[Sample], reconstruction: Sequence[Sample], encoded: Encoded) -> Tensor:
-        return torch.stack([(got - wanted).abs().mean() for wanted, got in pairs(target, reconstruction)])
+        return torch.stack([_mean((got - wanted).abs()) for wanted, got in pairs(target, reconstruction)])
 
 
 class L2(Term):
     """Mean squared error over a sample's values."""
 
     def forward(self, target: Sequence[Sample], reconstruction: Sequence[Sample], encoded: Encoded) -> Tensor:
-        return torch.stack([(got - wanted).square().mean() for wanted, got in pairs(target, reconstruction)])
+        return torch.stack([_mean((got - wanted).square()) for wanted, got in pairs(target, reconstruction)])
+
+
+def _mean(errors: Tensor) -> Tensor:
+    """Mean; 0 for a sample without values, as for the KL of one without tokens."""
+    return errors.sum() / max(1, errors.numel())
 
 
 class KL(Term):

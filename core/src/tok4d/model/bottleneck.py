@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tok4d.errors import Tok4dError
+from tok4d.nn.precision import at_least_float32
 from tok4d.tokens import TokenSet
 
 LOGVAR_RANGE = (-30.0, 20.0)  # keeps exp and its gradient finite for any input; wider than any trained model uses
@@ -36,8 +37,8 @@ class Posterior:
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Tensor:
-        """KL divergence to the standard normal per token, `[T]`, in nats (summed over channels), float32."""
-        mean, logvar = self.mean.float(), self.logvar.float()
+        """KL divergence to the standard normal per token, `[T]`, in nats (summed over channels), float32 at least."""
+        mean, logvar = at_least_float32(self.mean), at_least_float32(self.logvar)
         return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(-1)
 
 
@@ -79,7 +80,7 @@ class Encoded:
             noise: standard normal `[T, L]` to use instead of a generator.
 
         Raises:
-            Tok4dError: for another kind.
+            Tok4dError: for another kind, or noise of another shape.
         """
         if kind == "mean":
             return self.features.replace(self.posterior.mean)
@@ -89,4 +90,6 @@ class Encoded:
         if noise is None:
             device = generator.device if generator is not None else mean.device
             noise = torch.randn(mean.shape, generator=generator, device=device)
+        if noise.shape != mean.shape:
+            raise Tok4dError(f"noise must be {tuple(mean.shape)} like the latents, got {tuple(noise.shape)}")
         return self.features.replace(self.posterior.sample(noise.to(mean)))

@@ -33,7 +33,8 @@ class PatchPCA:
             raise Tok4dError(f"a PCA needs at least two patches [N, V], got {tuple(patches.shape)}")
         x = patches.double()
         mean = x.mean(0)
-        covariance = (x - mean).T @ (x - mean) / (len(x) - 1)
+        centred = x - mean
+        covariance = centred.T @ centred / (len(x) - 1)
         if not torch.isfinite(covariance).all():
             raise Tok4dError("patches hold NaN or infinite values; a PCA of them does not exist")
         variances, vectors = torch.linalg.eigh(covariance)

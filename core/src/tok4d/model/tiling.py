@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tok4d.errors import Tok4dError
 from tok4d.nn.block import Context
 from tok4d.nn.rope import rotations
 from tok4d.seqs import Seqs
@@ -68,13 +69,16 @@ def _tile(tokens: TokenSet, steps: int, cached: int) -> Tiles:
     if count <= 1:  # nobody spans two tiles: samples are the groups
         return Tiles(None, tokens.seqs, tokens.coords)
     number = torch.div(tokens.coords[:, 0], steps, rounding_mode="floor").long()
+    if ((number < 0) | (number >= count)).any():
+        raise Tok4dError(
+            f"a token lies outside its grid along t (the largest has {count} tiles of {steps}); validate()"
+        )
     group = tokens.seqs.index * count + number
     order = None
     if (group[1:] < group[:-1]).any():
         order = torch.argsort(group, stable=True)
         group, number = group[order], number[order]
-    lengths = torch.bincount(group, minlength=len(tokens) * count).tolist()
-    seqs = Seqs(tuple(n for n in lengths if n), group.device)
+    seqs = _segments(group)
     coords = (tokens.coords if order is None else tokens.coords[order]).clone()
     coords[:, 0] = coords[:, 0] % steps
     if not cached:
@@ -87,15 +91,18 @@ def _tile(tokens: TokenSet, steps: int, cached: int) -> Tiles:
 def _with_keys(tiles: Tiles, group: Tensor, local: Tensor, count: int, steps: int, cached: int) -> Tiles:
     """Add the keys: for every group, the previous tile's last steps (re-based to 0..K-1), then its own."""
     everything = torch.arange(len(group), device=group.device)
-    present = torch.zeros(int(group.max()) + 2, dtype=torch.bool, device=group.device)
-    present[group] = True
     is_last_tile = (group + 1) % count == 0
-    lends = (local >= steps - cached) & ~is_last_tile & present[group + 1]
+    lends = (local >= steps - cached) & ~is_last_tile & torch.isin(group + 1, group)
     source = torch.cat([everything[lends], everything])
     target = torch.cat([group[lends] + 1, group])
     coords = torch.cat([tiles.coords[lends], tiles.coords])
     coords[: int(lends.sum()), 0] = (local[lends] - (steps - cached)).to(coords.dtype)
     order = torch.argsort(target, stable=True)  # stable: the cached keys come before a group's own
-    lengths = torch.bincount(target).tolist()
-    key_seqs = Seqs(tuple(n for n in lengths if n), group.device)
+    key_seqs = _segments(target[order])
     return Tiles(tiles.order, tiles.seqs, tiles.coords, source[order], coords[order], key_seqs)
+
+
+def _segments(group: Tensor) -> Seqs:
+    """Boundaries of the runs of equal numbers."""
+    _, counts = torch.unique_consecutive(group, return_counts=True)
+    return Seqs(tuple(counts.tolist()), group.device)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tok4d.config.loader import load_preset
 from tok4d.config.schema import TokenizerConfig
-from tok4d.errors import ConfigError, Tok4dError
+from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d.modality import PatchSize, patch_width
 from tok4d.model.bottleneck import Encoded, Posterior
 from tok4d.model.fsq import FSQ, Codes
@@ -37,6 +37,7 @@ class Tokenizer(nn.Module):
         self.proj = nn.Linear(config.encoder.width, 2 * config.latent, bias=False)
         self.quantizer = None if config.quantizer is None else FSQ(config.quantizer)
         self.decoder = Decoder(config)
+        self.apply(_initialise)  # before the heads: those bring their own start
         self.heads = nn.ModuleDict()
         for name, options in config.heads.items():
             head = modality(name).head(options)
@@ -47,7 +48,6 @@ class Tokenizer(nn.Module):
         self.latent_std: Tensor
         self.register_buffer("latent_mean", torch.zeros(config.latent))
         self.register_buffer("latent_std", torch.ones(config.latent))
-        self.apply(_initialise)
 
     # --- making and keeping -------------------------------------------------------------------------------------
 
@@ -70,8 +70,15 @@ class Tokenizer(nn.Module):
         return model.eval()
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write `model.safetensors` and `config.yaml` into a folder, each file atomically."""
-        folder.write(Path(path), self.config, self.state_dict())
+        """Write `model.safetensors` and `config.yaml` into a folder, each file atomically.
+
+        Raises:
+            DataError: when the folder cannot be written.
+        """
+        try:
+            folder.write(Path(path), self.config, self.state_dict())
+        except OSError as error:
+            raise DataError(path, f"the model cannot be written: {error.strerror or error}") from error
 
     @property
     def digest(self) -> str:
@@ -121,7 +128,7 @@ class Tokenizer(nn.Module):
         """
         quantizer = self._quantizer()
         values, indices = quantizer(encoded.posterior.mean)
-        values = values.to(encoded.posterior.mean.dtype)  # a few halves between -1 and 1: exact in bf16
+        values = values.to(encoded.posterior.mean.dtype)  # four levels a channel are exact in bf16
         return Codes(indices, values, quantizer.vocabulary, encoded.features.replace(values))
 
     def decode(self, latents: TokenSet, *, cached_steps: int | None = None) -> TokenSet:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tok4d.errors import Tok4dError
+from tok4d.nn.precision import at_least_float32
 from tok4d.seqs import Seqs
 
 BACKENDS = ("auto", "runs", "varlen", "reference")
@@ -99,8 +100,8 @@ def _runs(q: Tensor, k: Tensor, v: Tensor, q_seqs: Seqs, k_seqs: Seqs, softcap: 
 
 
 def _capped(q: Tensor, k: Tensor, v: Tensor, softcap: float) -> Tensor:
-    """Attention written out: SDPA kernels have no softcap. Softmax in float32."""
-    logits = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+    """Attention written out: SDPA kernels have no softcap. Softmax in float32 at least."""
+    logits = at_least_float32(q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
     logits = softcap * torch.tanh(logits / softcap)
     out: Tensor = logits.softmax(-1).to(v.dtype) @ v
     return out
@@ -108,13 +109,13 @@ def _capped(q: Tensor, k: Tensor, v: Tensor, softcap: float) -> Tensor:
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, q_seqs: Seqs, k_seqs: Seqs, softcap: float | None) -> Tensor:
     mask = q_seqs.index[:, None] == k_seqs.index[None, :]
-    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
-    logits = (q.float() @ k.float().transpose(-1, -2)) * q.shape[-1] ** -0.5
+    q, k, wide_v = (at_least_float32(x).transpose(0, 1) for x in (q, k, v))
+    logits = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     logits = logits.masked_fill(~mask, float("-inf"))
     attention: Tensor = logits.softmax(-1).nan_to_num(0.0)  # a query without keys has a row of -inf
-    return (attention @ v.float()).to(v.dtype).transpose(0, 1)
+    return (attention @ wide_v).to(v.dtype).transpose(0, 1)
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, q_seqs: Seqs, k_seqs: Seqs, softcap: float | None) -> Tensor:

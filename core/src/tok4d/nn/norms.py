@@ -1,4 +1,4 @@
-"""Normalisations: always computed in float32, whatever the dtype of the stream.
+"""Normalisations: computed in float32 at least, whatever the dtype of the stream.
 
 T = packed tokens, C = channels, H = heads, D = head dim.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tok4d.nn.precision import at_least_float32
 
 EPS = 1e-6
 
@@ -34,7 +36,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[T, C] -> [T, C]`, same dtype."""
-        y = x.float()
+        y = at_least_float32(x)
         scale = torch.rsqrt(torch.linalg.vecdot(y, y).div(x.shape[-1]).add(EPS))
         return (y * scale[..., None] * self.weight).to(x.dtype)
 
@@ -47,9 +49,9 @@ class HeadNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(heads, head_dim))
 
     def forward(self, x_THD: Tensor) -> Tensor:
-        """`[T, H, D] -> [T, H, D]` float32."""
-        x = x_THD.float()
-        gain: Tensor = self.gamma.float() * x.shape[-1] ** 0.5
+        """`[T, H, D] -> [T, H, D]`, float32 at least."""
+        x = at_least_float32(x_THD)
+        gain: Tensor = at_least_float32(self.gamma) * x.shape[-1] ** 0.5
         return F.normalize(x, dim=-1, eps=1e-12) * gain
 
 

@@ -14,12 +14,13 @@ from tok4d.config.schema import StackConfig
 from tok4d.nn.attention import attend
 from tok4d.nn.block import MLP
 from tok4d.nn.norms import LayerNorm
+from tok4d.nn.precision import at_least_float32
 from tok4d.seqs import Seqs
 
 
 @dataclass(frozen=True)
 class PoolState:
-    """Running softmax over the tokens seen so far: constant memory however long the sample (float32).
+    """Running softmax over the tokens seen so far: constant memory however long the sample (float32 at least).
 
     `peak [B, H]` largest logit, `mass [B, H]` sum of exp(logit - peak), `value [B, H, D]` weighted sum of values.
     """
@@ -57,7 +58,7 @@ class AttentionPool(nn.Module):
 
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
-        self.heads = config.heads
+        self.heads, self.head_dim = config.heads, config.width // config.heads
         self.probe = nn.Parameter(torch.randn(config.width) * 0.02)
         self.attention = _ProbeAttention(config.width, bias=True)
         self.layernorm = LayerNorm(config.width)
@@ -65,16 +66,14 @@ class AttentionPool(nn.Module):
 
     def forward(self, features: Tensor, seqs: Seqs) -> Tensor:
         """Features `[T, C]` after the encoder's last norm -> pooled `[B, C]`; zeros for empty samples."""
-        q_HD = self.attention.to_q(self.probe.to(features.dtype)).unflatten(-1, (self.heads, -1))
-        k, v = self.attention.to_kv(features).view(len(features), 2, self.heads, -1).unbind(1)
+        q_HD, k, v = self._project(features)
         probes = Seqs((1,) * len(seqs), seqs.device)
         out_BC = attend(q_HD.expand(len(seqs), -1, -1), k, v, probes, seqs).flatten(1)
         return self._finish(out_BC, torch.tensor(seqs.lengths, device=out_BC.device) > 0)
 
     def partial(self, features: Tensor, seqs: Seqs) -> PoolState:
         """Contribution of some tokens of every sample (a temporal tile, say), to be merged and finished."""
-        q_HD = self.attention.to_q(self.probe.to(features.dtype)).unflatten(-1, (self.heads, -1)).float()
-        k, v = self.attention.to_kv(features).float().view(len(features), 2, self.heads, -1).unbind(1)
+        q_HD, k, v = (at_least_float32(x) for x in self._project(features))
         logits_TH = (k * q_HD).sum(-1) * q_HD.shape[-1] ** -0.5
         index_TH = seqs.index[:, None].expand_as(logits_TH)
         peak = logits_TH.new_full((len(seqs), self.heads), float("-inf"))
@@ -83,6 +82,12 @@ class AttentionPool(nn.Module):
         mass = torch.zeros_like(peak).index_add(0, seqs.index, weight_TH)
         value = v.new_zeros(len(seqs), *v.shape[1:]).index_add(0, seqs.index, weight_TH[..., None] * v)
         return PoolState(peak, mass, value)
+
+    def _project(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The probe's query `[H, D]`, keys and values `[T, H, D]`."""
+        q_HD = self.attention.to_q(self.probe.to(features.dtype)).view(self.heads, self.head_dim)
+        k, v = self.attention.to_kv(features).view(len(features), 2, self.heads, self.head_dim).unbind(1)
+        return q_HD, k, v
 
     def finish(self, state: PoolState) -> Tensor:
         """Pooled `[B, C]` of everything merged into `state`."""

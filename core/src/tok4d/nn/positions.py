@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tok4d.errors import Tok4dError
+from tok4d.nn.precision import at_least_float32
 from tok4d.tokens import Extent, TokenSet
 
 SIDE = 16
@@ -23,8 +25,8 @@ class PositionTable(nn.Module):
         nn.init.trunc_normal_(self.position_embedding.weight, std=0.02)
 
     def resized(self, rows: int, columns: int) -> Tensor:
-        """The table on a `rows` x `columns` grid, `[rows, columns, C]` float32."""
-        table: Tensor = self.position_embedding.weight.float().unflatten(0, (SIDE, SIDE))
+        """The table on a `rows` x `columns` grid, `[rows, columns, C]`, float32 at least."""
+        table: Tensor = at_least_float32(self.position_embedding.weight).unflatten(0, (SIDE, SIDE))
         if (rows, columns) == (SIDE, SIDE):
             return table
         image = table.permute(2, 0, 1)[None]
@@ -33,11 +35,14 @@ class PositionTable(nn.Module):
         return resized[0].permute(1, 2, 0)
 
     def forward(self, tokens: TokenSet, extents: tuple[Extent, ...]) -> Tensor:
-        """Embedding of every token, `[T, C]` float32; each distinct grid is resized once a batch.
+        """Embedding of every token, `[T, C]`; each distinct grid is resized once a batch.
 
         Args:
             tokens: only coordinates and lengths are read.
             extents: grid extent of every sample.
+
+        Raises:
+            Tok4dError: for a token outside its sample's grid: it would read another sample's positions.
         """
         grids = list(dict.fromkeys(extent[1:3] for extent in extents))
         if not grids:
@@ -52,8 +57,13 @@ def _table_index(tokens: TokenSet, extents: tuple[Extent, ...], grids: list[tupl
     starts, total = {}, 0
     for grid in grids:
         starts[grid], total = total, total + grid[0] * grid[1]
-    offset = torch.tensor([starts[e[1:3]] for e in extents], device=tokens.coords.device)
-    columns = torch.tensor([e[2] for e in extents], device=tokens.coords.device)
-    sample = tokens.seqs.index
-    x, y = tokens.coords[:, 1].long(), tokens.coords[:, 2].long()
-    return offset[sample] + x * columns[sample] + y
+    device, sample = tokens.coords.device, tokens.seqs.index
+    offset = torch.tensor([starts[e[1:3]] for e in extents], device=device)[sample]
+    sizes = torch.tensor([e[1:3] for e in extents], device=device)[sample]
+    xy = tokens.coords[:, 1:3].long()
+    outside = ((xy < 0) | (xy >= sizes)).any(1)
+    if outside.any():
+        token = int(outside.nonzero()[0])
+        grid = extents[int(sample[token])]
+        raise Tok4dError(f"token {token} at (t, x, y, z) = {tokens.coords[token].tolist()} is outside its grid {grid}")
+    return offset + xy[:, 0] * sizes[:, 1] + xy[:, 1]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tok4d.errors import Tok4dError
+from tok4d.nn.precision import at_least_float32
 
 BASE = 10000.0
 
@@ -42,7 +43,7 @@ def rotations(coords: Tensor, head_dim: int, scale: float = 1.0) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate adjacent channel pairs (2j, 2j+1) of `x` `[T, ..., H, D]` by `rotation` `[T, P]`, in float32."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    """Rotate adjacent channel pairs (2j, 2j+1) of `x` `[T, ..., H, D]` by `rotation` `[T, P]`, in float32 at least."""
+    pairs = torch.view_as_complex(at_least_float32(x).unflatten(-1, (-1, 2)))
     shape = (len(rotation),) + (1,) * (x.ndim - 2) + (rotation.shape[-1],)
     return torch.view_as_real(pairs * rotation.view(shape)).flatten(-2).to(x.dtype)

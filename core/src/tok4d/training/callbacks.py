@@ -114,7 +114,7 @@ class Validate(pl.Callback):
 
     def _run(self, module: TokenizerModule) -> None:
         model = module.tokenizer
-        batches = list(validation_batches(self.tasks, model.patch_size))
+        batches = [batch.to(module.device) for batch in validation_batches(self.tasks, model.patch_size)]
         scores = score(batches, reconstructor(model), model)
         self.report(module.total_trained, scores)
         board = next((one for one in module.loggers if isinstance(one, TensorBoardLogger)), None)

@@ -70,15 +70,27 @@ def save(
         os.replace(link, root / "last")
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise DataError(final, f"checkpoint cannot be written: {error.strerror}; the last one is intact") from error
+        raise DataError(
+            final, f"checkpoint cannot be written: {error.strerror or error}; the last one is intact"
+        ) from error
     _prune(root, final)
     return final
 
 
 def _prune(root: Path, newest: Path) -> None:
-    found = [path for path in root.iterdir() if (path / "training" / "state.json").is_file() and not path.is_symlink()]
-    found.sort(key=lambda path: int(json.loads((path / "training" / "state.json").read_text())["total"]))
-    for path in found[:-KEEP]:
+    """Drop all but the newest complete checkpoints, and what interrupted writes left behind."""
+    totals: dict[Path, int] = {}
+    for path in root.iterdir():
+        if path.is_symlink() or not path.is_dir():
+            continue
+        if path.name.startswith(".") and path.name.endswith(".part"):
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        try:
+            totals[path] = int(json.loads((path / "training" / "state.json").read_text())["total"])
+        except (OSError, ValueError, TypeError, KeyError):
+            continue  # not ours, or damaged: not ours to delete
+    for path in sorted(totals, key=lambda path: totals[path])[:-KEEP]:
         if path != newest:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -100,7 +112,7 @@ def restore_moments(model: Tokenizer, optimizer: torch.optim.Optimizer, saved: M
     for name, value in saved.items():
         parameter, _, key = name.rpartition("/")
         if parameters.get(parameter) in trained:
-            optimizer.state[parameters[parameter]][key] = value.clone()
+            optimizer.state[parameters[parameter]][key] = value.to(parameters[parameter].device, copy=True)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from tok4d.config.schema import StageConfig
 from tok4d.data.batches import Batch, FromStep, StageBatches
+from tok4d.errors import Tok4dError
 from tok4d.modality import PatchSize
+
+
+class _Served(Dataset[Batch | Tok4dError]):
+    """Batches, or the error instead: a loader process would otherwise turn it into a traceback in one long string."""
+
+    def __init__(self, batches: StageBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Batch | Tok4dError:
+        try:
+            return self.batches[step]
+        except Tok4dError as error:
+            return error
+
+
+class _Loader(DataLoader[Batch]):
+    """Raises the errors that `_Served` hands over."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for item in super().__iter__():
+            if isinstance(item, Tok4dError):
+                raise item
+            yield item
 
 
 class StageData(pl.LightningDataModule):
@@ -28,8 +55,9 @@ class StageData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """One item a step; it has a length, which Lightning counts by."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return DataLoader(
-            StageBatches(self.stage, self.stage_name, self.seed, self.patch_size, rank, world),
+        batches: Any = _Served(StageBatches(self.stage, self.stage_name, self.seed, self.patch_size, rank, world))
+        return _Loader(
+            batches,
             batch_size=None,
             sampler=FromStep(self.start, self.stage.steps),
             num_workers=self.workers,

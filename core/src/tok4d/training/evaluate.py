@@ -88,4 +88,4 @@ def measure_latents(model: Tokenizer, batches: Iterable[Batch]) -> None:
     """Set the model's per-channel latent mean and deviation from posterior means of some batches."""
     means = torch.cat([model.encode(batch.tokens, pool=False).posterior.mean for batch in batches])
     model.latent_mean.copy_(means.mean(0))
-    model.latent_std.copy_(means.std(0).clamp_min(1e-6))
+    model.latent_std.copy_(means.std(0, correction=0).clamp_min(1e-6))

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from tok4d.config.schema import StageConfig
+from tok4d.config.schema import StageConfig, TaskConfig
 from tok4d.data.batches import Batch
 from tok4d.errors import Tok4dError
 from tok4d.losses.objective import Loss, Objective
@@ -47,13 +47,10 @@ class TokenizerModule(pl.LightningModule):
         self.ema = ema if ema is not None else AveragedWeights(tokenizer, stage.optimizer.ema)
         self.ema.decay = stage.optimizer.ema
         tokenizer.freeze(stage.freeze)
-        self.objectives = torch.nn.ModuleDict(
-            {key: self._objective(task.source, dict(task.losses)) for key, task in stage.tasks.items()}
-        )
-
-    @staticmethod
-    def _objective(source: str, losses: dict[str, Any]) -> Objective:
-        return modality(source.split("/")[0]).objective(losses or {"l1": 1.0, "l2": 10.0, "kl": 1e-8})
+        self.objectives = {key: task_objective(task) for key, task in stage.tasks.items()}
+        # A list, since a ModuleDict refuses ordinary task names such as "train" or "v1.5".
+        self._registered = torch.nn.ModuleList(self.objectives.values())
+        self._keys: tuple[str, ...] = ()
 
     @property
     def total_trained(self) -> int:
@@ -70,8 +67,7 @@ class TokenizerModule(pl.LightningModule):
         encoded = self.tokenizer.encode(batch.tokens, pool=False)
         latents = self.latents(encoded, batch)
         got = unpatchify(self.tokenizer, batch, self.tokenizer.decode(latents))
-        objective = cast(Objective, self.objectives[batch.task])
-        return objective(target, got, encoded), encoded
+        return self.objectives[batch.task](target, got, encoded), encoded
 
     def latents(self, encoded: Encoded, batch: Batch) -> TokenSet:
         """What the decoder trains on: FSQ codes, else the posterior's sample or mean as the stage says."""
@@ -87,6 +83,7 @@ class TokenizerModule(pl.LightningModule):
         Raises:
             Tok4dError: for a loss that is not finite, naming the batch.
         """
+        self._keys = batch.keys
         loss, _ = self.loss(batch)
         if not torch.isfinite(loss.total):
             terms = ", ".join(f"{name} {float(value):.3g}" for name, value in loss.terms.items())
@@ -99,9 +96,32 @@ class TokenizerModule(pl.LightningModule):
         self.log_dict({**logged, f"{batch.task}/loss": loss.total.detach()}, batch_size=size)
         return loss.total
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm, and refuse gradients that are not finite before they reach the weights.
+
+        Raises:
+            Tok4dError: naming the batch.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
+        if not torch.isfinite(norm):
+            raise Tok4dError(
+                f"gradient norm is {float(norm)} at step {self.trained}; samples: {', '.join(self._keys[:8])}"
+            )
+        self.log("gradient_norm", norm)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW with the stage's groups."""
         return make_adamw(self.tokenizer, self.stage.optimizer)
+
+    def on_fit_start(self) -> None:
+        """The averages live where the model does."""
+        self.ema.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """The learning rate is a pure function of the run's own step counter."""
@@ -114,6 +134,16 @@ class TokenizerModule(pl.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.trained += 1
         self.ema.update(self.tokenizer, self.total_trained)
+
+
+def task_objective(task: TaskConfig) -> Objective:
+    """A task's objective, by its modality; L1 + 10 L2 + KL where it names none.
+
+    Raises:
+        ConfigError, PluginError: for a modality, term, option or weight that does not exist.
+    """
+    host = modality(task.source.split("/")[0])
+    return host.objective(dict(task.losses) or {"l1": 1.0, "l2": 10.0, "kl": 1e-8})
 
 
 def unpatchify(model: Tokenizer, batch: Batch, patches: TokenSet, *, use_head: bool = True) -> list[Sample]:

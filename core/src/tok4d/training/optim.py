@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tok4d.config.schema import OptimizerConfig
+from tok4d.errors import ConfigError
 
 # Projections into and out of the token stream. A linear start (`init: linear`) lives in them.
 ENDS = ("encoder.input_layer", "proj.", "decoder.input_layer", "decoder.out_layer")
@@ -33,9 +34,16 @@ def param_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, An
 
 
 def make_adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over `param_groups`; the learning rate is set before every step by `set_lr`."""
+    """AdamW over `param_groups`; the learning rate is set before every step by `set_lr`.
+
+    Raises:
+        ConfigError: when every parameter is frozen.
+    """
     betas = (config.betas[0], config.betas[1])
-    return torch.optim.AdamW(param_groups(model, config), lr=config.lr, betas=betas, fused=True)
+    groups = param_groups(model, config)
+    if not groups:
+        raise ConfigError("freeze leaves no parameter to train")
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -61,6 +69,10 @@ class AveragedWeights:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.values: dict[str, Tensor] = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def to(self, device: torch.device | str) -> None:
+        """Move to a device."""
+        self.values = {name: value.to(device) for name, value in self.values.items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import signal
 import subprocess
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,18 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from tok4d import __version__
-from tok4d.config.loader import read_yaml, to_mapping
+from tok4d.config.loader import load_preset, read_yaml, to_mapping
 from tok4d.config.schema import Curriculum, StageConfig
 from tok4d.data.batches import StageBatches
-from tok4d.errors import ConfigError
+from tok4d.data.build import build_source
+from tok4d.errors import ConfigError, DataError
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import records
 from tok4d.training import checkpoint
 from tok4d.training.callbacks import Meter, SaveCheckpoints, Validate
 from tok4d.training.data import StageData
 from tok4d.training.evaluate import Scores, measure_latents
-from tok4d.training.module import TokenizerModule
+from tok4d.training.module import TokenizerModule, task_objective
 from tok4d.training.optim import AveragedWeights
 from tok4d.training.start import fresh_model
 from tok4d.weights.folder import write_text
@@ -91,14 +93,19 @@ def train(
     Raises:
         Tok4dError: for a folder that already holds a run, another configuration than the one to be continued,
             unusable data, or a loss that is not finite.
+        KeyboardInterrupt: for Ctrl-C; the run continues from its last checkpoint.
     """
+    check(curriculum)
     progress = _resume(curriculum, out) if resume and (out / "checkpoints" / "last").exists() else None
     if progress is None:
         _refuse_existing(out, resume)
         progress = _Progress(fresh_model(curriculum))
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "curriculum.yaml", yaml.safe_dump(to_mapping(curriculum), sort_keys=False))
-    write_text(out / "manifest.json", json.dumps(manifest(), indent=1))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "curriculum.yaml", yaml.safe_dump(to_mapping(curriculum), sort_keys=False))
+        write_text(out / "manifest.json", json.dumps(manifest(), indent=1))
+    except OSError as error:
+        raise DataError(out, f"a run cannot be written here: {error.strerror or error}") from error
     result = Result(progress.model, out, _read_results(out, progress.total))
     for name in curriculum.order[progress.first_stage :]:
         if progress.start < curriculum.stages[name].steps:
@@ -106,6 +113,23 @@ def train(
         progress.start = 0
     result.model = Tokenizer.from_pretrained(out / "checkpoints" / "last")
     return result
+
+
+def check(curriculum: Curriculum) -> None:
+    """Look up everything that the stages name, so that a typo in the last one does not wait for hours of training.
+
+    Raises:
+        ConfigError, PluginError: for a preset, part to freeze, source, option or loss that does not exist.
+    """
+    config = load_preset(curriculum.model.preset, curriculum.model.overrides)
+    with torch.device("meta"):
+        model = Tokenizer(config)
+    for name in curriculum.order:
+        stage = curriculum.stages[name]
+        for task in (*stage.tasks.values(), *stage.validation.values()):
+            build_source(task)
+            task_objective(task)
+        model.freeze(stage.freeze)
 
 
 def _fit(
@@ -139,12 +163,25 @@ def _fit(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on worker counts and deprecations inside the trainer
-        trainer.fit(module, data)
+        _uninterrupted(trainer, module, data)
     optimizer = trainer.optimizers[0]
     progress.moments = checkpoint.moments(model, optimizer)
     progress.ema, progress.total, progress.bad = module.ema, module.total_trained, meter.bad
     result.tokens_per_second, result.waiting_share = meter.rate, meter.waiting_share
     result.bad_files = meter.bad
+
+
+def _uninterrupted(trainer: pl.Trainer, module: TokenizerModule, data: StageData) -> None:
+    """`trainer.fit`, with Ctrl-C as what it is: Lightning turns it into exit code 1, or into an ordinary end."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, data)
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+    if trainer.interrupted:
+        signal.signal(signal.SIGINT, handler)  # ignored by Lightning from the first Ctrl-C on
+        raise KeyboardInterrupt
 
 
 def make_trainer(curriculum: Curriculum, stage: StageConfig, out: Path) -> pl.Trainer:
@@ -218,13 +255,24 @@ def _resume(curriculum: Curriculum, out: Path) -> _Progress:
 
 
 def _refuse_other(curriculum: Curriculum, path: Path) -> None:
-    saved, given = read_yaml(path), to_mapping(curriculum)
-    differ = sorted(key for key in given if key not in FREE_ON_RESUME and given[key] != saved.get(key))
+    saved, given = _flat(read_yaml(path)), _flat(to_mapping(curriculum))
+    differ = sorted(key for key in {**saved, **given} if key not in FREE_ON_RESUME and given.get(key) != saved.get(key))
     if differ:
         raise ConfigError(
             f"{path.parent} was trained with another configuration (differs in: {', '.join(differ)}); "
             "resume it with the one in its curriculum.yaml, or choose another folder"
         )
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _refuse_existing(out: Path, resume: bool) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from tok4d.config.loader import load_preset
 from tok4d.config.schema import Curriculum, TaskConfig
+from tok4d.data.batches import load_tokens
 from tok4d.data.build import build_source
 from tok4d.data.order import permuted, seed_of
 from tok4d.errors import DataError
@@ -45,7 +47,7 @@ def fit_pca(task: TaskConfig, patch_size: PatchSize, samples: int, seed: int) ->
     for position in range(min(samples, len(source))):
         try:
             index = permuted(position, len(source), seed_of(seed, "pca"))
-            tokens = source.host.patchify(source.load(index), patch_size)
+            tokens = load_tokens(source, index, patch_size)
         except DataError:
             continue  # a bad file is named when training meets it
         chosen.append(tokens.feats[:, : used_channels(tokens)])
@@ -54,4 +56,5 @@ def fit_pca(task: TaskConfig, patch_size: PatchSize, samples: int, seed: int) ->
             break
     if not chosen:
         raise DataError(task.source, "no training sample could be read for the linear start")
-    return PatchPCA.fit(torch.cat(chosen)[:MAX_PATCHES])
+    used = max(patches.shape[1] for patches in chosen)  # samples of one source may fill patches differently
+    return PatchPCA.fit(torch.cat([F.pad(p, (0, used - p.shape[1])) for p in chosen])[:MAX_PATCHES])

@@ -26,11 +26,17 @@ WEIGHTS, CONFIG = "model.safetensors", "config.yaml"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file, complete or not there at all."""
+    """A safetensors file, complete or not there at all.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
         os.replace(partial, path)
+    except SafetensorError as error:  # a full disk, say: its writer knows no OSError
+        raise OSError(str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -54,7 +60,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise DataError(path, "no such file")
     try:
-        return load_file(path)
+        # Copied, since the file is mapped where it lies: odd addresses change the last bits of matrix products.
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(path, f"not a complete safetensors file: {error}") from error
 
@@ -93,6 +100,11 @@ def assign(model: nn.Module, tensors: Mapping[str, Tensor], where: str | PathLik
         f"has {name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
         if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    problems += [
+        f"has {name} of type {tensors[name].dtype} instead of {tensor.dtype}"
+        for name, tensor in wanted.items()
+        if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point()
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""

@@ -4,7 +4,8 @@ From random weights a small model needs hours to reach what a PCA gives for noth
 become the latent, the residual branches start at zero, and training begins where the linear method ends. It needs
 patches only, so it serves any modality.
 
-C = stream channels = K constants + S signals, V = patch channels in use, R = PCA scores carried, L = latent channels.
+C = stream channels = K constants + S signals, V = patch channels in use, R = PCA scores carried, L = latent channels,
+M = min(L, V) latent channels that hold a score (patches of a narrow modality have fewer scores than that).
 
 The stream of encoder and decoder holds K constant channels of +-k with zero sum (written through the position table:
 a constant survives its resize, and the decoder has no bias) and S channels of signal. Constants much larger than the
@@ -42,6 +43,7 @@ class _Plan:
     constant: float  # k
     rms: float  # root mean square of the stream, all of it from the constants
     basis: Tensor  # [S, R], orthonormal columns of zero sum
+    latent: int  # M
     unit: float  # one unit for all channels: the deviation of the last latent score
     scores: Tensor  # [V, R] PCA directions carried
     deviations: Tensor  # [R]
@@ -50,7 +52,7 @@ class _Plan:
 
 @torch.no_grad()
 def init_linear(model: Tokenizer, pca: PatchPCA) -> None:
-    """Set all weights so that encode + decode of a posterior mean equals `pca` with `latent` components.
+    """Set all weights so that encode + decode of a posterior mean equals `pca` with `latent` components, or all it has.
 
     Args:
         model: a tokenizer with a position table; its weights are overwritten.
@@ -65,9 +67,9 @@ def init_linear(model: Tokenizer, pca: PatchPCA) -> None:
         width = stack.input_layer.out_features
         if stack.pos_embedder is None:
             raise ConfigError("init: linear needs a position table; use positions: joint or table")
-        if min(width - CONSTANTS - 1, len(pca.mean)) < latent:
+        if width - CONSTANTS - 1 < latent:
             raise ConfigError(f"init: linear needs {name}.width > latent + {CONSTANTS}, got {width} and {latent}")
-        plans[name] = _plan(pca, width, latent)
+        plans[name] = _plan(pca, width, min(latent, len(pca.mean)))
     _start_encoder(model, plans["encoder"])
     _start_decoder(model, plans["decoder"])
     for name, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
@@ -90,7 +92,7 @@ def _plan(pca: PatchPCA, width: int, latent: int) -> _Plan:
     basis = (torch.eye(signals) - 2 * torch.outer(v, v) / v.dot(v))[:, :carried]
     signs = torch.tensor([1.0, -1.0] * (CONSTANTS // 2))
     rms = sqrt(CONSTANTS / width) * constant
-    return _Plan(signs, constant, rms, basis, unit, pca.components[:, :carried], deviations, pca.mean)
+    return _Plan(signs, constant, rms, basis, latent, unit, pca.components[:, :carried], deviations, pca.mean)
 
 
 def _start_table(stack: Stack, plan: _Plan) -> None:
@@ -109,18 +111,19 @@ def _start_encoder(model: Tokenizer, plan: _Plan) -> None:
     encoder.input_layer.bias.zero_()
     encoder.input_layer.bias[CONSTANTS:] = -directions @ plan.mean
     _scale_norm(encoder.post_layernorm, plan.rms)
-    whiten = plan.unit / plan.deviations[:latent]
+    used = plan.latent
+    whiten = plan.unit / plan.deviations[:used]
     height = plan.constant / plan.rms  # of the constants after the last norm
     model.proj.weight.zero_()
-    model.proj.weight[:latent, CONSTANTS:] = whiten[:, None] * plan.basis[:, :latent].T
+    model.proj.weight[:used, CONSTANTS:] = whiten[:, None] * plan.basis[:, :used].T
     model.proj.weight[latent:, :2] = LOGVAR / 2 / height * plan.signs[:2]
 
 
 def _start_decoder(model: Tokenizer, plan: _Plan) -> None:
-    decoder, latent = model.decoder, model.config.latent
+    decoder, latent = model.decoder, plan.latent
     _start_table(decoder, plan)
     decoder.input_layer.weight.zero_()
-    decoder.input_layer.weight[CONSTANTS:] = plan.basis[:, :latent] * (plan.deviations[:latent] / plan.unit)
+    decoder.input_layer.weight[CONSTANTS:, :latent] = plan.basis[:, :latent] * (plan.deviations[:latent] / plan.unit)
     _scale_norm(decoder.out_norm, plan.rms)
     height = plan.constant / plan.rms
     out, used = decoder.out_layer.weight, len(plan.mean)
