@@ -49,7 +49,7 @@ def progress(total: int | None, description: str, as_json: bool = False) -> Iter
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: Sequence[str] = ()) -> None:
-    """Print a table on stdout, numbers to the right; on a terminal it fits the width, piped no cell is ever cut.
+    """Print a table on stdout, numbers to the right; no cell is ever cut.
 
     Args:
         fold: columns that may wrap over several lines.
@@ -66,9 +66,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: Sequence[
     for row in rows:
         out.add_row(*(Text(cell(value)) for value in row))
     console = Console(highlight=False)
-    needed = console.measure(out).minimum
-    if needed > console.width and not console.is_terminal:
-        console = Console(highlight=False, width=needed)
+    if not fold:  # a line that the terminal breaks is better than a number that lost its digits
+        needed = Console(width=10_000).measure(out).maximum
+        console = Console(highlight=False, width=max(console.width, needed))
     console.print(out)
 
 

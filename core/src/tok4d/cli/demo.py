@@ -48,10 +48,10 @@ def demo(
 
 def _render(report: Report, out: Path) -> None:
     metrics = list(report.rows[0].scores["model"])
-    methods = list(report.rows[0].scores)
-    columns = ["held out", "tokens", *[f"{method} {metric}" for metric in metrics for method in methods], "gain dB"]
+    names = {"pca": "PCA", "model": "tok4d", "model, sampled": "sampled"}
+    columns = ["held out", "tokens", *[f"{name} {metric}" for metric in metrics for name in names.values()], "gain dB"]
     rows = [
-        [row.key, row.tokens, *[row.scores[method][metric] for metric in metrics for method in methods], row.gain]
+        [row.key, row.tokens, *[row.scores[method][metric] for metric in metrics for method in names], row.gain]
         for row in report.rows
     ]
     table(columns, rows)
