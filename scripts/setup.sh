@@ -10,10 +10,9 @@ if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
     exit 1
 fi
 
-# Debian's Python comes without venv; the system library is the one that PyTorch's wheels need.
+# Debian's Python comes without venv; everything else is in the wheels.
 missing=""
 "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
-"$PYTHON" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || [ "$(uname)" != Linux ] || missing="$missing libgomp1"
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
@@ -23,7 +22,7 @@ if [ -n "$missing" ]; then
     fi
 fi
 
-[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+"$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV"  # also mends an interrupted set-up
 # torch and torchvision come from one release; asking for both at once lets pip match them.
 echo "setting up $VENV (PyTorch is large: a few minutes the first time)"
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'

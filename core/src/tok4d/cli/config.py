@@ -41,10 +41,15 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Check presets and curricula, by name, file or folder; without arguments all that core and plugins bring."""
+    from tok4d.config.schema import Curriculum
+    from tok4d.training.check import check_curriculum
+
     results, failed = [], 0
     for item in _expand(paths or []):
         try:
-            kind, _ = resolve(item)
+            kind, config = resolve(item)
+            if isinstance(config, Curriculum):
+                check_curriculum(config)
             results.append({"config": item, "kind": kind, "error": None})
         except Tok4dError as error:
             failed += 1

@@ -140,6 +140,8 @@ def _build(schema: type[_C], layers: list[dict[str, Any]], overrides: Any, where
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise ConfigError(f"{where}: {key}{str(error).splitlines()[0]}") from error
+    except (TypeError, ValueError) as error:  # OmegaConf's own way to say that containers do not fit
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _as_mapping(overrides: Any) -> dict[str, Any]:
@@ -156,8 +158,10 @@ def _as_mapping(overrides: Any) -> dict[str, Any]:
 
 def _refuse_unknown(schema: Any, data: Any, where: str, prefix: str) -> None:
     """Walk plain data beside the schema; an unknown key fails with the nearest known one."""
-    if not isinstance(data, Mapping):
+    if data is None:
         return
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where}: {prefix.rstrip('.') or 'a configuration'} must be a mapping of keys, got {data!r}")
     known = {f.name: f for f in fields(schema)}
     blank = schema()
     for key, value in data.items():
@@ -166,7 +170,9 @@ def _refuse_unknown(schema: Any, data: Any, where: str, prefix: str) -> None:
         inner = _schema_of(schema, key, getattr(blank, key))
         if inner is None:
             continue
-        if isinstance(getattr(blank, key), dict) and isinstance(value, Mapping):
+        if isinstance(getattr(blank, key), dict) and value is not None:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}: {prefix}{key} must be a mapping of names, got {value!r}")
             for name, item in value.items():
                 _refuse_unknown(inner, item, where, f"{prefix}{key}.{name}.")
         else:

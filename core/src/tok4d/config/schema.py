@@ -211,7 +211,7 @@ class StageConfig:
         _one_of(f"{where}.latents", self.latents, ("sample", "mean"))
         if not self.tasks:
             raise ConfigError(f"{where}.tasks is empty; a stage needs at least one task")
-        for key, task in {**self.tasks, **self.validation}.items():
+        for key, task in (*self.tasks.items(), *self.validation.items()):  # both may use one name
             if "/" not in task.source:
                 raise ConfigError(f"{where}: task {key!r} needs a source like 'image/folder', got {task.source!r}")
             _positive(f"{where}: weight of task {key!r}", task.weight)

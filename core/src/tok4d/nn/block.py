@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tok4d.config.schema import StackConfig
@@ -61,14 +63,23 @@ class SelfAttention(nn.Module):
         return out
 
 
+class GELU(nn.Module):
+    """Tanh-GELU; overwrites its input when no gradient is asked for, as the hidden layer is a pass's largest tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, same dtype."""
+        if x.requires_grad:
+            return F.gelu(x, approximate="tanh")
+        out: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
+        return out
+
+
 class MLP(nn.Module):
     """Linear, tanh-GELU, Linear."""
 
     def __init__(self, width: int, hidden: int, bias: bool) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden, bias=bias), nn.GELU(approximate="tanh"), nn.Linear(hidden, width, bias=bias)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, hidden, bias=bias), GELU(), nn.Linear(hidden, width, bias=bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[T, C] -> [T, C]`."""

@@ -64,6 +64,6 @@ def _table_index(tokens: TokenSet, extents: tuple[Extent, ...], grids: list[tupl
     outside = ((xy < 0) | (xy >= sizes)).any(1)
     if outside.any():
         token = int(outside.nonzero()[0])
-        grid = extents[int(sample[token])]
-        raise Tok4dError(f"token {token} at (t, x, y, z) = {tokens.coords[token].tolist()} is outside its grid {grid}")
+        place, extent = tuple(tokens.coords[token].tolist()), extents[int(sample[token])]
+        raise Tok4dError(f"token {token} at (t, x, y, z) = {place} is outside its grid {extent}")
     return offset + xy[:, 0] * sizes[:, 1] + xy[:, 1]

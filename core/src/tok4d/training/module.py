@@ -8,15 +8,16 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from tok4d.config.schema import StageConfig, TaskConfig
+from tok4d.config.schema import StageConfig
 from tok4d.data.batches import Batch
 from tok4d.errors import Tok4dError
-from tok4d.losses.objective import Loss, Objective
+from tok4d.losses.objective import Loss
 from tok4d.modality import Sample
 from tok4d.model.bottleneck import Encoded
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.tokens import TokenSet
+from tok4d.training.check import task_objective
 from tok4d.training.optim import AveragedWeights, learning_rate, make_adamw, set_lr
 
 
@@ -134,16 +135,6 @@ class TokenizerModule(pl.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.trained += 1
         self.ema.update(self.tokenizer, self.total_trained)
-
-
-def task_objective(task: TaskConfig) -> Objective:
-    """A task's objective, by its modality; L1 + 10 L2 + KL where it names none.
-
-    Raises:
-        ConfigError, PluginError: for a modality, term, option or weight that does not exist.
-    """
-    host = modality(task.source.split("/")[0])
-    return host.objective(dict(task.losses) or {"l1": 1.0, "l2": 10.0, "kl": 1e-8})
 
 
 def unpatchify(model: Tokenizer, batch: Batch, patches: TokenSet, *, use_head: bool = True) -> list[Sample]:

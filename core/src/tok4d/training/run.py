@@ -27,18 +27,18 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from tok4d import __version__
-from tok4d.config.loader import load_preset, read_yaml, to_mapping
+from tok4d.config.loader import read_yaml, to_mapping
 from tok4d.config.schema import Curriculum, StageConfig
 from tok4d.data.batches import StageBatches
-from tok4d.data.build import build_source
 from tok4d.errors import ConfigError, DataError
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import records
 from tok4d.training import checkpoint
 from tok4d.training.callbacks import Meter, SaveCheckpoints, Validate
+from tok4d.training.check import check_curriculum
 from tok4d.training.data import StageData
 from tok4d.training.evaluate import Scores, measure_latents
-from tok4d.training.module import TokenizerModule, task_objective
+from tok4d.training.module import TokenizerModule
 from tok4d.training.optim import AveragedWeights
 from tok4d.training.start import fresh_model
 from tok4d.weights.folder import write_text
@@ -95,7 +95,7 @@ def train(
             unusable data, or a loss that is not finite.
         KeyboardInterrupt: for Ctrl-C; the run continues from its last checkpoint.
     """
-    check(curriculum)
+    check_curriculum(curriculum)
     progress = _resume(curriculum, out) if resume and (out / "checkpoints" / "last").exists() else None
     if progress is None:
         _refuse_existing(out, resume)
@@ -113,23 +113,6 @@ def train(
         progress.start = 0
     result.model = Tokenizer.from_pretrained(out / "checkpoints" / "last")
     return result
-
-
-def check(curriculum: Curriculum) -> None:
-    """Look up everything that the stages name, so that a typo in the last one does not wait for hours of training.
-
-    Raises:
-        ConfigError, PluginError: for a preset, part to freeze, source, option or loss that does not exist.
-    """
-    config = load_preset(curriculum.model.preset, curriculum.model.overrides)
-    with torch.device("meta"):
-        model = Tokenizer(config)
-    for name in curriculum.order:
-        stage = curriculum.stages[name]
-        for task in (*stage.tasks.values(), *stage.validation.values()):
-            build_source(task)
-            task_objective(task)
-        model.freeze(stage.freeze)
 
 
 def _fit(

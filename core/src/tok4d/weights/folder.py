@@ -34,11 +34,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+        partial.chmod(0o666 & ~_umask())  # its writer makes files that only their owner may read
         os.replace(partial, path)
     except SafetensorError as error:  # a full disk, say: its writer knows no OSError
         raise OSError(str(error)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The process's umask; setting it is the only way to read it."""
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
 
 
 def write_text(path: Path, text: str) -> None:
