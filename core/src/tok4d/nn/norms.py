@@ -37,8 +37,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[T, C] -> [T, C]`, same dtype."""
         y = at_least_float32(x)
-        scale = torch.rsqrt(torch.linalg.vecdot(y, y).div(x.shape[-1]).add(EPS))
-        return (y * scale[..., None] * self.weight).to(x.dtype)
+        mean_square = torch.linalg.vector_norm(y, dim=-1, keepdim=True).square() / x.shape[-1]
+        y = y * torch.rsqrt(mean_square + EPS)
+        return y.mul_(self.weight).to(x.dtype)  # in place: fresh memory costs more than the product
 
 
 class HeadNorm(nn.Module):
@@ -51,8 +52,9 @@ class HeadNorm(nn.Module):
     def forward(self, x_THD: Tensor) -> Tensor:
         """`[T, H, D] -> [T, H, D]`, float32 at least."""
         x = at_least_float32(x_THD)
-        gain: Tensor = at_least_float32(self.gamma) * x.shape[-1] ** 0.5
-        return F.normalize(x, dim=-1, eps=1e-12) * gain
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+        y: Tensor = x * (x.shape[-1] ** 0.5 / length)
+        return y.mul_(at_least_float32(self.gamma))
 
 
 def make_norm(kind: str, width: int) -> LayerNorm | RMSNorm:

@@ -53,7 +53,7 @@ def save(
         DataError: when it cannot be written (a full disk, say); what was there before stays intact.
     """
     final = root / f"{state.stage}-{state.step:08d}"
-    partial = root / f".{final.name}.part"
+    partial, link = root / f".{final.name}.part", root / ".last.part"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "training").mkdir(parents=True)
@@ -64,12 +64,12 @@ def save(
         folder.write_text(partial / "training" / "state.json", json.dumps(asdict(state), indent=1))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
-        link = root / ".last.part"
         link.unlink(missing_ok=True)
         link.symlink_to(final.name, target_is_directory=True)
         os.replace(link, root / "last")
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
+        link.unlink(missing_ok=True)
         raise DataError(
             final, f"checkpoint cannot be written: {error.strerror or error}; the last one is intact"
         ) from error
