@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import signal
-import subprocess
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,18 +24,17 @@ import yaml
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from tok4d import __version__
 from tok4d.config.loader import read_yaml, to_mapping
 from tok4d.config.schema import Curriculum, StageConfig
 from tok4d.data.batches import StageBatches
 from tok4d.errors import ConfigError, DataError
 from tok4d.model.tokenizer import Tokenizer
-from tok4d.plugins.registry import records
 from tok4d.training import checkpoint
 from tok4d.training.callbacks import Meter, SaveCheckpoints, Validate
 from tok4d.training.check import check_curriculum
 from tok4d.training.data import StageData
 from tok4d.training.evaluate import Scores, measure_latents
+from tok4d.training.manifest import manifest
 from tok4d.training.module import TokenizerModule
 from tok4d.training.optim import AveragedWeights
 from tok4d.training.start import fresh_model
@@ -271,25 +268,3 @@ def _read_results(out: Path, total: int) -> list[dict[str, Any]]:
     if not path.is_file() or not total:
         return []
     return [row for row in json.loads(path.read_text()) if row["step"] <= total]
-
-
-def manifest() -> dict[str, Any]:
-    """Versions and hardware, for the record."""
-    try:
-        here = Path(__file__).parent
-        command = ["git", "-C", str(here), "rev-parse", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = None
-    return {
-        "tok4d": __version__,
-        "torch": torch.__version__,
-        "lightning": pl.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "commit": commit,
-        "plugins": {record.name: f"{record.distribution} {record.version} {record.state}" for record in records()},
-    }
