@@ -62,7 +62,10 @@ def run_fold(curriculum: str, fold: int, out: Path, overrides: Sequence[str]) ->
         return dict(found)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     result = train(config, out, resume=True)
+    clock = out / "cpu_seconds.json"  # of all the commands that trained this fold
     seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime - before
+    seconds += json.loads(clock.read_text()) if clock.is_file() else 0
+    write_text(clock, json.dumps(seconds))
     model, task = result.model, config.stages[stage]
     pca = fit_pca(next(iter(task.tasks.values())), model.patch_size, config.init_samples, config.seed)
     batches = list(validation_batches(task.validation, model.patch_size))

@@ -37,7 +37,8 @@ class ImageFolder(ImageOptions, FolderSource):
 class ImagePhotos(ImageOptions, Source):
     """The pictures of a recipe, fetched on first use.
 
-    Near-duplicates (a stereo pair) are one group and never land on two sides of the split.
+    Near-duplicates (a stereo pair) are one group: they never land on two sides of the split, and `val` holds the first
+    of each group only, so that no figure counts one scene twice.
 
     Attributes:
         recipe: name of the recipe.
@@ -78,7 +79,10 @@ class ImagePhotos(ImageOptions, Source):
         if self.split == "train":
             outside = {item.file for item in recipe.items} - {item.file for item in split_items}
             chosen |= {item.file for item in recipe.items if item.kind in self.train_kinds and item.file in outside}
-        return [folder / item.file for item in recipe.items if item.file in chosen]
+        kept = [item for item in recipe.items if item.file in chosen]
+        if self.split == "val":
+            kept = list({item.side: item for item in reversed(kept)}.values())[::-1]
+        return [folder / item.file for item in kept]
 
     def __len__(self) -> int:
         return len(self.files)
