@@ -60,6 +60,8 @@ def run_fold(curriculum: str, fold: int, out: Path, overrides: Sequence[str]) ->
     done = out / "fold.json"
     if done.is_file() and (found := json.loads(done.read_text()))["curriculum"] == to_mapping(config):
         return dict(found)
+    about = out / "manifest.json"  # a run that is only scored again keeps the record of its training
+    trained = json.loads(about.read_text()) if about.is_file() else manifest()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     result = train(config, out, resume=True)
     clock = out / "cpu_seconds.json"  # of all the commands that trained this fold
@@ -90,9 +92,9 @@ def run_fold(curriculum: str, fold: int, out: Path, overrides: Sequence[str]) ->
         "fold": fold,
         "steps": steps,
         "cpu_seconds": round(seconds),
-        "threads": torch.get_num_threads(),
+        "threads": trained["threads"],
     }
-    record |= {"manifest": manifest(), "curriculum": to_mapping(config), "photos": photos}
+    record |= {"manifest": trained, "curriculum": to_mapping(config), "photos": photos}
     write_text(done, json.dumps(record, indent=1))
     return record
 
