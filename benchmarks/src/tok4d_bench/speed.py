@@ -5,8 +5,8 @@
 
 Encode (pooling included) and decode, random weights, no gradients, against `torch.nn.functional.linear` and
 `scaled_dot_product_attention` with the same weights, shapes and lengths and nothing else. The two sides alternate and
-the ratio is that of their medians; the bars, for so400m, are 1.1 in float32 and 1.2 in bf16. Where the CPU has no bf16 products,
-these are emulated and slow: give fewer blocks of the same width (`--blocks 27,3`), which the result states.
+the ratio is that of their medians; for so400m the bars are 1.1 in float32 and 1.2 in bf16. Where the CPU has no bf16
+products, these are emulated and slow: give fewer blocks of the same width (`--blocks 27,2`), which the result states.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dtypes = args.dtypes.split(",")
     report: dict[str, Any] = {"command": shlex.join(command), "preset": args.preset, "machine": machine()}
     report["memory"] = measure_memory([int(n) for n in args.memory.split(",") if n])  # first: forks stay small
-    report["training"] = training("tiny", "8x256", args.repeats)
+    report["training"] = training("tiny", args.training, args.repeats)
     report["loads"] = []
     for dtype, blocks in zip(dtypes, _blocks(args.blocks, len(dtypes)), strict=True):
         model = build(args.preset, blocks).to(DTYPES[dtype])
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--blocks", default="", help="blocks a stack, one number or one per dtype; default: all")
     parser.add_argument("--threads", type=int, default=0, help="default: as torch chooses")
     parser.add_argument("--memory", default=MEMORY_TOKENS, help="tokens of the memory runs; empty: none")
+    parser.add_argument("--training", default="8x256", help="load of the training step of `tiny`")
     parser.add_argument("-o", "--out", type=Path, help="JSON file; a Markdown table is written beside it")
     return parser
 

@@ -57,7 +57,8 @@ class SelfAttention(nn.Module):
         if context.key_order is not None:
             k, v, key_rotation = k[context.key_order], v[context.key_order], context.key_rotation
         if context.rotation is not None and key_rotation is not None:
-            q, k = rotate(q, context.rotation), rotate(k, key_rotation)
+            free = not q.requires_grad  # without gradients nobody reads q and k again
+            q, k = rotate(q, context.rotation, overwrite=free), rotate(k, key_rotation, overwrite=free)
         out_THD = attend(q.to(v.dtype), k.to(v.dtype), v, context.seqs, context.key_seqs)
         out: Tensor = self.to_out(out_THD.flatten(1))
         return out

@@ -42,8 +42,12 @@ def rotations(coords: Tensor, head_dim: int, scale: float = 1.0) -> Tensor:
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate adjacent channel pairs (2j, 2j+1) of `x` `[T, ..., H, D]` by `rotation` `[T, P]`, in float32 at least."""
+def rotate(x: Tensor, rotation: Tensor, *, overwrite: bool = False) -> Tensor:
+    """Rotate adjacent channel pairs (2j, 2j+1) of `x` `[T, ..., H, D]` by `rotation` `[T, P]`, in float32 at least.
+
+    `overwrite` allows the result to take the place of `x`; not for an `x` that autograd still needs.
+    """
     pairs = torch.view_as_complex(at_least_float32(x).unflatten(-1, (-1, 2)))
-    shape = (len(rotation),) + (1,) * (x.ndim - 2) + (rotation.shape[-1],)
-    return torch.view_as_real(pairs * rotation.view(shape)).flatten(-2).to(x.dtype)
+    factor = rotation.view((len(rotation),) + (1,) * (x.ndim - 2) + (rotation.shape[-1],))
+    pairs = pairs.mul_(factor) if overwrite else pairs * factor
+    return torch.view_as_real(pairs).flatten(-2).to(x.dtype)
