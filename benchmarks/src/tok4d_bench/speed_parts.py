@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, ClassVar
 
 import torch
@@ -179,12 +180,12 @@ class Clock(TorchFunctionMode):
 
 def _core_file() -> str:
     """The innermost file of tok4d on the stack, such as `nn/rope.py`."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name.startswith("tok4d."):
             return name.removeprefix("tok4d.").replace(".", "/") + ".py"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return "elsewhere"
 
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader
 from tok4d import __version__
 from tok4d.weights.folder import write_text
 
-# Published, for orientation only: AToken stage 1, arXiv 2509.14476, table 3 (ImageNet, 256 px, 845.7M parameters).
+# Published, for orientation only: AToken stage 1, arXiv 2509.14476 (ImageNet, 256 px, 845.7M parameters).
 PAPER = {"psnr": 28.77, "ssim": 0.814}
 
 

@@ -155,7 +155,7 @@ def latent_statistics(means: torch.Tensor) -> dict[str, float]:
     return {
         "latent deviation (mean over channels)": float(deviation.mean()),
         "latent largest absolute value": float(means.abs().max()),
-        "latent channels in use (deviation > 0.1)": float((deviation > 0.1).sum()),
+        "latent channels in use (deviation > 0.1)": int((deviation > 0.1).sum()),
     }
 
 
