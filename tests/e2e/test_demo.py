@@ -48,6 +48,16 @@ def test_demo_on_generated_pictures(tmp_path: Path) -> None:
     assert "index.html" in again.stdout
 
 
+def test_a_curriculum_without_held_out_samples_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text(
+        "order: [a]\nstages: {a: {tasks: {image: {source: image/shapes}}, steps: 1}}\n"
+    )
+    done = run("demo", "--curriculum", "empty.yaml", "-o", "out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "stages.a.validation is empty" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_demo_on_photographs(tmp_path: Path) -> None:
     """The real recipe and the real curriculum, cut to two steps: the model still stands at its PCA."""

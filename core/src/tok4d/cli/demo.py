@@ -25,16 +25,17 @@ def demo(
 ) -> None:
     """Train a small tokenizer on real photographs, restore held-out ones from token files, and write a report.
 
-    Run again on the same folder it goes on where it stopped. With your own pictures:
-    tok4d demo stages.images.tasks.image.source=image/folder stages.images.tasks.image.options='{path: my/pictures}' ...
+    Run again on the same folder it goes on where it stopped. With your own data: --curriculum my.yaml, see
+    docs/training.md; its last stage needs a validation task.
     """
     from tok4d.cli.train import progress
     from tok4d.config.loader import load_curriculum
-    from tok4d.demo.run import evaluate_run
+    from tok4d.demo.run import check_demo, evaluate_run
     from tok4d.training.run import train
 
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     config = load_curriculum(curriculum, overrides or [])
+    check_demo(config)
 
     def callbacks(stage: str, start: int, steps: int) -> list[pl.Callback]:
         return [] if as_json else [progress(stage, start, steps)]

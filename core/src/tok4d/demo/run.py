@@ -19,6 +19,7 @@ import torch
 from tok4d.config.schema import Curriculum
 from tok4d.data.batches import Batch, validation_batches
 from tok4d.demo.report import write_report
+from tok4d.errors import ConfigError
 from tok4d.modality import Modality, Sample
 from tok4d.model.pca import PatchPCA
 from tok4d.model.tokenizer import Tokenizer
@@ -74,6 +75,24 @@ class Report:
             **self.training,
             **self.latents,
         }
+
+
+def check_demo(curriculum: Curriculum) -> None:
+    """Refuse, before any training, a curriculum that would leave nothing to show.
+
+    Raises:
+        ConfigError: when the last stage has no validation task, or its modality no `psnr` metric.
+    """
+    name = curriculum.order[-1]
+    tasks = curriculum.stages[name].validation
+    if not tasks:
+        raise ConfigError(f"stages.{name}.validation is empty; the demo needs held-out samples to show")
+    for key, task in tasks.items():
+        host = modality(task.source.split("/")[0])
+        if "psnr" not in host.metrics():
+            raise ConfigError(
+                f"stages.{name}.validation.{key}: the demo needs a metric 'psnr' of modality {host.name!r}"
+            )
 
 
 def evaluate_run(curriculum: Curriculum, result: Result, out: Path) -> Report:
