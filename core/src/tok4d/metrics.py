@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from tok4d.errors import Tok4dError
 from tok4d.modality import Sample
 
-__all__ = ["CAP_DB", "SampleMean", "SamplePSNR", "psnr"]
+__all__ = ["CAP_DB", "SampleMean", "SamplePSNR", "psnr", "score_one"]
 
 CAP_DB = 100.0  # an exact copy would be infinite, and one infinite sample would hide all the others
 
@@ -100,3 +100,10 @@ class SamplePSNR(SampleMean):
 
     def score(self, reconstruction: Tensor, target: Tensor) -> float:
         return psnr(reconstruction, target)
+
+
+def score_one(factory: Callable[[], Any], reconstruction: Sample, target: Sample) -> float:
+    """Value on one sample of the metric that `factory` makes (see `Modality.metrics`)."""
+    metric = factory()
+    metric.update([reconstruction], [target])
+    return float(metric.compute())

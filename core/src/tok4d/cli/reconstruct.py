@@ -98,13 +98,11 @@ class _Means:
 
     def add(self, owner: Modality, restored: Sample, target: Sample) -> dict[str, float]:
         """Metrics of one file, which also count for the mean."""
+        from tok4d.metrics import score_one
+
         factories: dict[str, Callable[[], Any]] = owner.metrics()
         totals = self.running.setdefault(owner.name, {name: make() for name, make in factories.items()})
-        values = {}
-        for name, make in factories.items():
-            single = make()
-            single.update([restored], [target])
-            values[name] = float(single.compute())
+        values = {name: score_one(make, restored, target) for name, make in factories.items()}
         for total in totals.values():
             total.update([restored], [target])
         return values

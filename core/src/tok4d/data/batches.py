@@ -49,6 +49,11 @@ class Batch:
         """The batch with its tokens on a device."""
         return replace(self, tokens=self.tokens.to(device))
 
+    def unpack(self) -> list[Batch]:
+        """One batch per sample."""
+        parts = zip(self.tokens.unpack(), self.keys, self.noise_seeds, strict=True)
+        return [replace(self, tokens=tokens, keys=(key,), noise_seeds=(seed,), bad=()) for tokens, key, seed in parts]
+
     def noise(self, channels: int) -> Tensor:
         """Standard normal `[T, channels]`, the same for a sample in any batch and on any device."""
         parts = [

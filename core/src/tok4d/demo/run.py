@@ -20,13 +20,14 @@ from tok4d.config.schema import Curriculum
 from tok4d.data.batches import Batch, validation_batches
 from tok4d.demo.report import write_report
 from tok4d.errors import ConfigError
+from tok4d.metrics import score_one
 from tok4d.modality import Modality, Sample
 from tok4d.model.pca import PatchPCA
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.tokenfile import SUFFIX, load_tokens, save_tokens
 from tok4d.tokens import TokenSet
-from tok4d.training.evaluate import score_one
+from tok4d.training.module import unpatchify
 from tok4d.training.run import Result
 from tok4d.training.start import fit_pca
 from tok4d.weights.folder import write_text
@@ -108,24 +109,17 @@ def evaluate_run(curriculum: Curriculum, result: Result, out: Path) -> Report:
         train_task = stage.tasks.get(key) or next(iter(stage.tasks.values()))
         pca = fit_pca(train_task, model.patch_size, curriculum.init_samples, curriculum.seed)
         for batch in validation_batches({key: task}, model.patch_size):
-            for one in _singles(batch):
+            for one in batch.unpack():
                 row, mean = _evaluate(model, digest, pca, one, out, f"{len(rows):02d}-{Path(one.keys[0]).stem}")
                 rows.append(row)
                 means.append(mean)
     report = Report(rows, _training(curriculum, result, model), latent_statistics(torch.cat(means)))
-    write_text(
-        out / "results.json", json.dumps({"summary": report.summary(), "rows": list(map(asdict, rows))}, indent=1)
+    summary, plain = report.summary(), [asdict(row) for row in rows]
+    write_text(out / "results.json", json.dumps({"summary": summary, "rows": plain}, indent=1))
+    write_report(
+        out / "index.html", [row | {"gain": made.gain} for row, made in zip(plain, rows, strict=True)], summary
     )
-    write_report(out / "index.html", [asdict(row) | {"gain": row.gain} for row in rows], report.summary())
     return report
-
-
-def _singles(batch: Batch) -> list[Batch]:
-    """A batch as batches of one sample."""
-    return [
-        Batch(batch.step, batch.task, batch.modality, tokens, (key,), (seed,))
-        for tokens, key, seed in zip(batch.tokens.unpack(), batch.keys, batch.noise_seeds, strict=True)
-    ]
 
 
 @torch.no_grad()
@@ -149,8 +143,7 @@ def _evaluate(
     )
     samples = {"original": target}
     for method, tokens in patches.items():
-        head = model.heads[batch.modality] if method != "pca" and batch.modality in model.heads else None
-        samples[method] = host.unpatchify(tokens, head)[0]
+        samples[method] = unpatchify(model, batch, tokens, use_head=method != "pca")[0]
         scores = {short: score_one(make, samples[method], target) for short, make in host.metrics().items()}
         row.scores[method] = scores
     for method in ("original", "pca", "model"):

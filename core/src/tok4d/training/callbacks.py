@@ -130,9 +130,8 @@ class Validate(pl.Callback):
 def _show(board: TensorBoardLogger, module: TokenizerModule, batch: Batch) -> None:
     """Original and reconstruction of the batch's first sample, side by side."""
     host = modality(batch.modality)
-    first = batch.tokens.unpack()[0]
-    one = Batch(-1, batch.task, batch.modality, first, batch.keys[:1], batch.noise_seeds[:1])
-    target = host.unpatchify(first)[0]
+    one = batch.unpack()[0]
+    target = host.unpatchify(one.tokens)[0]
     got = unpatchify(module.tokenizer, one, reconstructor(module.tokenizer)(one))[0]
     for number, (left, right) in enumerate(zip(host.preview(target), host.preview(got), strict=False)):
         both = np.concatenate([np.asarray(left.convert("RGB")), np.asarray(right.convert("RGB"))], axis=1)

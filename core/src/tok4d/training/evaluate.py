@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from tok4d.data.batches import Batch
-from tok4d.modality import Sample
+from tok4d.metrics import score_one
 from tok4d.model.pca import PatchPCA
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
@@ -56,13 +56,6 @@ def score(batches: Iterable[Batch], reconstruct: Reconstruct, model: Tokenizer |
             for key, one, other in zip(batch.keys, got, target, strict=True):
                 column[key] = score_one(factory, one, other)
     return scores
-
-
-def score_one(factory: Callable[[], object], reconstruction: Sample, target: Sample) -> float:
-    """One metric's value on one sample."""
-    metric = factory()
-    metric.update([reconstruction], [target])  # type: ignore[attr-defined]
-    return float(metric.compute())  # type: ignore[attr-defined]
 
 
 def reconstructor(model: Tokenizer, latents: str = "mean") -> Reconstruct:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,15 +32,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     Raises:
         OSError: when it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+    with _replacing(path) as partial:
+        try:
+            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+        except SafetensorError as error:  # a full disk, say: its writer knows no OSError
+            raise OSError(str(error)) from error
         partial.chmod(0o666 & ~_umask())  # its writer makes files that only their owner may read
-        os.replace(partial, path)
-    except SafetensorError as error:  # a full disk, say: its writer knows no OSError
-        raise OSError(str(error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -51,9 +49,16 @@ def _umask() -> int:
 
 def write_text(path: Path, text: str) -> None:
     """A text file, complete or not there at all."""
+    with _replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to; it takes the place of `path` when the block succeeds, else it is removed."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
