@@ -26,8 +26,11 @@ COMMANDS = {
     "encode": Command("tok4d.cli.encode:encode", "Turn files into token files."),
     "decode": Command("tok4d.cli.decode:decode", "Restore files from token files alone."),
     "reconstruct": Command("tok4d.cli.reconstruct:reconstruct", "Encode and decode files, and measure the result."),
+    "embed": Command("tok4d.cli.embed:embed", "Turn files into one embedding vector each."),
+    "classify": Command("tok4d.cli.classify:classify", "Name what files show, among labels given as text."),
     "info": Command("tok4d.cli.info:info", "Describe a file, a model folder or a token file."),
     "config": Command("tok4d.cli.config:app", "Show or validate presets and curricula."),
+    "weights": Command("tok4d.cli.weights:app", "Import, export and initialise weights."),
     "data": Command("tok4d.cli.data:app", "List and fetch data sets."),
     "new-plugin": Command("tok4d.cli.new_plugin:new_plugin", "Write a plugin project with passing tests."),
 }

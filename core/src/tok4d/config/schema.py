@@ -16,8 +16,11 @@ from tok4d.errors import ConfigError
 NORMS = ("layer", "rms")
 POSITIONS = ("joint", "table", "rope")
 TABLE_EXTENTS = ("grid", "tokens")
+TABLE_RESIZES = ("bilinear", "bicubic")
+WINDOWS = ("sample", "batch")
+TEXT_TOWERS = ("siglip2", "minilm")
 PRECISIONS = ("float32", "bf16")
-INITS = ("none", "linear")
+INITS = ("none", "linear", "siglip2")
 MAX_BLOCKS = 1000
 MAX_LEVELS = 1000  # beyond, FSQ's rounding margin would reach past the outermost level
 _STAGE_NAME = re.compile(r"\w[\w.-]*")  # part of the names of checkpoint folders
@@ -84,6 +87,26 @@ class FSQConfig:
 
 
 @dataclass
+class TextConfig:
+    """The text tower that a model's embeddings are aligned with; what zero-shot classification compares them to.
+
+    Attributes:
+        kind: `siglip2` or `minilm`.
+        source: folder or hub id of the tower's weights; empty for one that comes from a package registry.
+        log_scale, bias: of the sigmoid loss, logit = exp(log_scale) * cosine + bias (the released models' constants).
+    """
+
+    kind: str = "siglip2"
+    source: str = ""
+    log_scale: float = 4.8438
+    bias: float = -15.5625
+
+    def check(self) -> None:
+        """Raise ConfigError for an unknown tower."""
+        _one_of("text.kind", self.kind, TEXT_TOWERS)
+
+
+@dataclass
 class TokenizerConfig:
     """A tokenizer: what a preset file holds.
 
@@ -95,10 +118,18 @@ class TokenizerConfig:
         positions: `joint` (table and 4D RoPE), `table`, or `rope`.
         table_extent: grid of the position table: `grid` = the sample's own, kept when tokens are dropped; `tokens` =
             largest coordinate present + 1 (the released models' rule).
+        table_side: the position table's own grid is table_side x table_side.
+        table_resize: how the table comes to a sample's grid: `bilinear` (antialiased: SigLIP2 NaFlex, the released
+            models) or `bicubic` (SigLIP2 of fixed resolution).
+        rope_scale: factor on the coordinates of RoPE; below 1 in a model saved while `rope_ramp` raises it.
         tile_steps: latent time steps of a temporal tile; attention stays inside a tile.
         cached_steps: latent steps of the previous tile that the decoder sees by default.
+        windows: where temporal tiles begin: at t = 0 of every `sample`, or at the smallest t of the `batch` (the
+            released models' rule, by which a sample may depend on its neighbours).
         quantizer: FSQ, or None for continuous latents.
         heads: options of extra decoders by modality name.
+        inputs: options of `patchify` by modality name, e.g. `{image: {fit: crop}}`.
+        text: the text tower that the embeddings are aligned with, if any.
     """
 
     name: str = "custom"
@@ -107,27 +138,38 @@ class TokenizerConfig:
     latent: int = 48
     positions: str = "joint"
     table_extent: str = "grid"
+    table_side: int = 16
+    table_resize: str = "bilinear"
+    rope_scale: float = 1.0
     tile_steps: int = 4
     cached_steps: int = 1
+    windows: str = "sample"
     encoder: StackConfig = field(default_factory=StackConfig)
     decoder: StackConfig = field(default_factory=lambda: StackConfig(norm="rms", bias=False, qk_norm=True))
     quantizer: Optional[FSQConfig] = None
     heads: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    text: Optional[TextConfig] = None
 
     def check(self) -> TokenizerConfig:
         """Raise ConfigError for contradictions; return self."""
         if len(self.patch_size) != 3 or min(self.patch_size) < 1:
             raise ConfigError(f"patch_size must be three positive integers, got {list(self.patch_size)}")
-        for name in ("latent", "tile_steps"):
+        for name in ("latent", "tile_steps", "table_side"):
             _positive(name, getattr(self, name))
+        _not_negative("rope_scale", self.rope_scale)
         if not 0 <= self.cached_steps <= self.tile_steps:
             raise ConfigError(f"cached_steps must be in [0, tile_steps = {self.tile_steps}], got {self.cached_steps}")
         _one_of("positions", self.positions, POSITIONS)
         _one_of("table_extent", self.table_extent, TABLE_EXTENTS)
+        _one_of("table_resize", self.table_resize, TABLE_RESIZES)
+        _one_of("windows", self.windows, WINDOWS)
         self.encoder.check("encoder")
         self.decoder.check("decoder")
         if self.quantizer is not None:
             self.quantizer.check(self.latent)
+        if self.text is not None:
+            self.text.check()
         return self
 
 
@@ -193,6 +235,8 @@ class StageConfig:
     Attributes:
         latents: `sample` draws from the posterior, `mean` takes its mean, in training.
         freeze: name prefixes of parameters that stay as they are.
+        rope_ramp: RoPE's coordinates are scaled from 0 to 1 over this many steps, so that training starts exactly at
+            a SigLIP2 encoder, which has no RoPE; 0: RoPE acts in full from the first step.
     """
 
     steps: int = 1000
@@ -201,6 +245,7 @@ class StageConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     latents: str = "sample"
     freeze: list[str] = field(default_factory=list)
+    rope_ramp: int = 0
 
     def check(self, name: str) -> None:
         """Raise ConfigError for an unusable stage."""
@@ -209,6 +254,7 @@ class StageConfig:
             raise ConfigError(f"{where}: a stage's name is letters, digits, '_', '-' and '.', got {name!r}")
         _positive(f"{where}.steps", self.steps)
         _one_of(f"{where}.latents", self.latents, ("sample", "mean"))
+        _not_negative(f"{where}.rope_ramp", self.rope_ramp)
         if not self.tasks:
             raise ConfigError(f"{where}.tasks is empty; a stage needs at least one task")
         for key, task in (*self.tasks.items(), *self.validation.items()):  # both may use one name
@@ -232,8 +278,10 @@ class Curriculum:
     """A training run: a model and an explicit order of stages.
 
     Attributes:
-        init: `linear` starts at the PCA of the first task's patches (see `tok4d.weights.linear`), `none` at random.
+        init: `linear` starts at the PCA of the first task's patches (see `tok4d.weights.linear`), `siglip2` with a
+            SigLIP2 vision tower in the encoder (see `tok4d.weights.siglip2`), `none` at random.
         init_samples: samples drawn from the first stage for `init: linear`.
+        init_from: folder or hub id of the tower for `init: siglip2`.
         precision: `float32` or `bf16` (autocast).
         workers: data-loading processes.
         checkpoint_every, log_every, validate_every: in steps; 0 turns validation off but for the end of a stage.
@@ -245,6 +293,7 @@ class Curriculum:
     model: ModelConfig = field(default_factory=ModelConfig)
     init: str = "none"
     init_samples: int = 2000
+    init_from: str = ""
     precision: str = "float32"
     workers: int = 0
     checkpoint_every: int = 200
@@ -257,6 +306,8 @@ class Curriculum:
     def check(self) -> Curriculum:
         """Raise ConfigError for contradictions; return self."""
         _one_of("init", self.init, INITS)
+        if (self.init == "siglip2") != bool(self.init_from):
+            raise ConfigError(f"init_from goes with init: siglip2, got init {self.init!r}, init_from {self.init_from!r}")
         _one_of("precision", self.precision, PRECISIONS)
         for name in ("checkpoint_every", "log_every", "init_samples"):
             _positive(name, getattr(self, name))
