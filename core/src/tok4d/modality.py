@@ -6,6 +6,7 @@ suits dense data. `tok4d.testing.ModalityConformance` checks the contract.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tok4d.errors import ConfigError, unknown_name
 from tok4d.origin import Origin
 
 if TYPE_CHECKING:  # torch and Pillow load only when a modality is used
@@ -99,6 +101,23 @@ class Modality(ABC):
             tokens: TokenSet with origins, features `[T, patch width]`.
             head: the tokenizer's extra decoder for this modality, when it has one.
         """
+
+    def configured(self, options: Mapping[str, Any]) -> Modality:
+        """This modality with options of its own, as a model's `inputs` asks for them (`{fit: crop}`, say).
+
+        Options are the fields of a modality that is a frozen dataclass; any other modality has none.
+
+        Raises:
+            ConfigError: for an option that it does not have, with the nearest, or a value that it refuses.
+        """
+        if not options:
+            return self
+        known = [f.name for f in dataclasses.fields(self)] if dataclasses.is_dataclass(self) else []
+        for name in options:
+            if name not in known:
+                raise ConfigError(unknown_name(f"option of modality {self.name}", name, known))
+        made: Modality = dataclasses.replace(self, **options)  # type: ignore[type-var]
+        return made
 
     def grid(self, shape: Sequence[int], patch_size: PatchSize = DEFAULT_PATCH) -> tuple[Tensor, Origin]:
         """Coordinates `[T, 4]` and Origin of a sample that does not exist yet, by the shape of its main tensor.

@@ -1,20 +1,17 @@
-"""Images to tokens and back: hand-written expectations, exact round trips, and the released code's own features."""
+"""Images to tokens and back: hand-written expectations and exact round trips."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tok4d.errors import Tok4dError
+from tok4d.errors import ConfigError, Tok4dError
 from tok4d.modality import Sample
 from tok4d.tokens import TokenSet
 from tok4d_image.modality import ImageModality
 
-GOLDEN = Path(__file__).parents[3].parent / "shared" / "parity" / "preprocess.safetensors"
 IMAGE = ImageModality()
 
 
@@ -113,14 +110,20 @@ def test_unusable_tokens() -> None:
         IMAGE.patchify(sample(torch.zeros(3, 16, 16, dtype=torch.uint8)))
 
 
-@pytest.mark.skipif(not GOLDEN.is_file(), reason="golden data is not beside the repository")
-def test_features_of_the_released_code() -> None:
-    from safetensors.torch import load_file
-
-    golden = load_file(GOLDEN)
-    image = golden["img_hwc"].permute(2, 0, 1).float() / 64
-    rows, columns = (side // 16 * 16 for side in image.shape[1:])
-    top, left = (image.shape[1] - rows) // 2, (image.shape[2] - columns) // 2
-    tokens = IMAGE.patchify(sample(image[:, top : top + rows, left : left + columns]))
-    assert torch.equal(tokens.feats, golden["img_feats"].float())
-    assert torch.equal(tokens.coords, golden["img_coords"])
+def test_cropping_as_an_option() -> None:
+    image = torch.randn(3, 37, 50)
+    cropping = IMAGE.configured({"fit": "crop"})
+    tokens = cropping.patchify(sample(image))
+    assert tokens.origins[0].shape == (3, 32, 48)
+    assert tokens.origins[0].extra == {"cut_from": [3, 37, 50]}
+    assert torch.equal(cropping.unpatchify(tokens)[0].data["image"], image[:, 2:34, 1:49])
+    coords, origin = cropping.grid((3, 37, 50))
+    assert torch.equal(coords, tokens.coords)
+    assert origin == tokens.origins[0]
+    with pytest.raises(Tok4dError, match="15 x 50 has no whole patch of 16 x 16"):
+        cropping.patchify(sample(torch.zeros(3, 15, 50)))
+    with pytest.raises(ConfigError, match=r"unknown fit 'corp'.*crop"):
+        IMAGE.configured({"fit": "corp"})
+    with pytest.raises(ConfigError, match=r"unknown option of modality image 'fits'.*fit"):
+        IMAGE.configured({"fits": "crop"})
+    assert IMAGE.configured({}) is IMAGE

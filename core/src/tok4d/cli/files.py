@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -189,9 +189,17 @@ def output_paths(inputs: Sequence[Path], out: Path, name: Callable[[Path], tuple
 
 
 def read_patches(path: Path, modality: Modality, model: Tokenizer) -> tuple[Sample, TokenSet]:
-    """Read one file and cut it into validated tokens."""
+    """Read one file and cut it into validated tokens, as the model's `inputs` ask.
+
+    The sample is what the tokens hold: without what a model's options cut away.
+    """
+    options = model.config.inputs.get(modality.name, {})
     sample = modality.read(path)
-    return sample, modality.patchify(sample, model.patch_size).validate()
+    tokens = modality.configured(options).patchify(sample, model.patch_size).validate()
+    if options and tuple(sample.data[modality.field].shape) != tokens.origins[0].shape:
+        (kept,) = modality.unpatchify(tokens)
+        sample = replace(sample, data=kept.data)
+    return sample, tokens
 
 
 def check_patch(origins: Sequence[Origin], model: Tokenizer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from tok4d.tokens import TokenSet
 
 log = logging.getLogger(__name__)
 MAX_REPLACEMENTS = 16
+Inputs = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,23 @@ class StageBatches(Dataset[Batch]):
     Args:
         stage, name: the stage and its name (part of all seeds).
         seed: of the run.
-        patch_size: of the model.
+        patch_size, inputs: of the model; its options of `patchify` by modality.
         rank, world: this process and how many there are; each takes a strided slice of every batch.
     """
 
     def __init__(
-        self, stage: StageConfig, name: str, seed: int, patch_size: PatchSize, rank: int = 0, world: int = 1
+        self,
+        stage: StageConfig,
+        name: str,
+        seed: int,
+        patch_size: PatchSize,
+        rank: int = 0,
+        world: int = 1,
+        inputs: Inputs | None = None,
     ) -> None:
         self.tasks = stage.tasks
         self.steps = stage.steps
-        self.patch_size = patch_size
+        self.patch_size, self.inputs = patch_size, inputs
         self.rank, self.world = rank, world
         self.seed = seed_of(seed, "stage", name)
         self.schedule = MixtureSchedule(self.seed, {key: task.weight for key, task in stage.tasks.items()})
@@ -123,14 +132,21 @@ class StageBatches(Dataset[Batch]):
             # Replacements walk the same permutation from far away: deterministic, and no worker needs to know.
             index = sample_index(self.seed, key, position + attempt * 1_000_003, len(source))
             try:
-                tokens = load_tokens(source, index, self.patch_size, sample_rng(self.seed, key, position))
+                rng = sample_rng(self.seed, key, position)
+                tokens = load_tokens(source, index, self.patch_size, rng, self.inputs)
                 return tokens, source.key(index), bad
             except DataError as error:
                 bad.append(str(error))
         raise DataError(f"task {key!r}", f"{MAX_REPLACEMENTS} files in a row cannot be used; last: {bad[-1]}")
 
 
-def load_tokens(source: Source, index: int, patch_size: PatchSize, rng: np.random.Generator | None = None) -> TokenSet:
+def load_tokens(
+    source: Source,
+    index: int,
+    patch_size: PatchSize,
+    rng: np.random.Generator | None = None,
+    inputs: Inputs | None = None,
+) -> TokenSet:
     """Sample `index` of a source as checked tokens; with `rng` it is augmented.
 
     Raises:
@@ -138,7 +154,8 @@ def load_tokens(source: Source, index: int, patch_size: PatchSize, rng: np.rando
         ConfigError, PluginError: for what would make all of them fail alike.
     """
     try:
-        return source.host.patchify(source.load(index, rng), patch_size).validate()
+        host = source.host.configured((inputs or {}).get(source.modality, {}))
+        return host.patchify(source.load(index, rng), patch_size).validate()
     except (ConfigError, PluginError, DataError):
         raise
     except (ValueError, OSError) as error:
@@ -159,7 +176,11 @@ class FromStep(Sampler[int]):
 
 
 def validation_batches(
-    tasks: Mapping[str, TaskConfig], patch_size: PatchSize, rank: int = 0, world: int = 1
+    tasks: Mapping[str, TaskConfig],
+    patch_size: PatchSize,
+    rank: int = 0,
+    world: int = 1,
+    inputs: Inputs | None = None,
 ) -> Iterator[Batch]:
     """Every validation sample once, in order and without augmentation, in batches of each task's size.
 
@@ -172,7 +193,7 @@ def validation_batches(
             sets, keys, bad = [], [], []
             for index in mine[start : start + task.batch]:
                 try:
-                    sets.append(load_tokens(source, index, patch_size))
+                    sets.append(load_tokens(source, index, patch_size, inputs=inputs))
                     keys.append(source.key(index))
                 except DataError as error:
                     log.warning("left out of validation: %s", error)

@@ -114,7 +114,8 @@ class Validate(pl.Callback):
 
     def _run(self, module: TokenizerModule) -> None:
         model = module.tokenizer
-        batches = [batch.to(module.device) for batch in validation_batches(self.tasks, model.patch_size)]
+        found = validation_batches(self.tasks, model.patch_size, inputs=model.config.inputs)
+        batches = [batch.to(module.device) for batch in found]
         scores = score(batches, reconstructor(model), model)
         self.report(module.total_trained, scores)
         board = next((one for one in module.loggers if isinstance(one, TensorBoardLogger)), None)

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
 from tok4d.config.schema import StageConfig
-from tok4d.data.batches import Batch, FromStep, StageBatches
+from tok4d.data.batches import Batch, FromStep, Inputs, StageBatches
 from tok4d.errors import Tok4dError
 from tok4d.modality import PatchSize
 
@@ -42,20 +42,31 @@ class StageData(pl.LightningDataModule):
 
     Args:
         stage, name, seed: as for `StageBatches`.
-        patch_size: of the model.
+        patch_size, inputs: of the model.
         start: first step to serve.
         workers: data-loading processes.
     """
 
-    def __init__(self, stage: StageConfig, name: str, seed: int, patch_size: PatchSize, start: int, workers: int):
+    def __init__(
+        self,
+        stage: StageConfig,
+        name: str,
+        seed: int,
+        patch_size: PatchSize,
+        start: int,
+        workers: int,
+        inputs: Inputs | None = None,
+    ):
         super().__init__()
-        self.stage, self.stage_name, self.seed, self.patch_size = stage, name, seed, patch_size
+        self.stage, self.stage_name, self.seed = stage, name, seed
+        self.patch_size, self.inputs = patch_size, inputs
         self.start, self.workers = start, workers
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """One item a step; it has a length, which Lightning counts by."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches: Any = _Served(StageBatches(self.stage, self.stage_name, self.seed, self.patch_size, rank, world))
+        stage = self.stage, self.stage_name, self.seed
+        batches: Any = _Served(StageBatches(*stage, self.patch_size, rank, world, self.inputs))
         return _Loader(
             batches,
             batch_size=None,

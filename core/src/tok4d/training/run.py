@@ -123,7 +123,8 @@ def _fit(
     stage = curriculum.stages[name]
     model = progress.model.train()
     module = TokenizerModule(model, stage, progress.start, progress.total - progress.start, progress.ema)
-    data = StageData(stage, name, curriculum.seed, model.patch_size, progress.start, curriculum.workers)
+    inputs = model.config.inputs
+    data = StageData(stage, name, curriculum.seed, model.patch_size, progress.start, curriculum.workers, inputs)
     meter = Meter(curriculum.max_bad, progress.bad)
 
     def report(step: int, scores: Scores) -> None:
@@ -205,7 +206,8 @@ class _LatentStatistics(pl.Callback):
         stage = self.curriculum.stages[self.name]
         if pl_module.trained < stage.steps:
             return
-        batches = StageBatches(stage, self.name, self.curriculum.seed, pl_module.tokenizer.patch_size)
+        model = pl_module.tokenizer
+        batches = StageBatches(stage, self.name, self.curriculum.seed, model.patch_size, inputs=model.config.inputs)
         pl_module.ema.swap(pl_module.tokenizer)
         chosen = (batches[step].to(pl_module.device) for step in range(min(LATENT_BATCHES, stage.steps)))
         measure_latents(pl_module.tokenizer, chosen)

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from tok4d import patches
 from tok4d.errors import DataError, Tok4dError
 from tok4d.modality import DEFAULT_PATCH, Modality, PatchSize, Sample
 from tok4d.origin import Origin
 from tok4d.tokens import TokenSet
-from tok4d_image import patches
 from tok4d_image.pixels import to_signed
 from tok4d_image.reading import SUFFIXES, ReadOptions, read_pixels
 from tok4d_image.writing import to_picture, write_image
 
 
+@dataclass(frozen=True)
 class ImageModality(Modality):
     """PNG, JPEG, WebP, TIFF, BMP and GIF (first frame) of any size from 1x1.
 
     `Sample.data["image"]` is float32 `[3, H, W]` in [-1, 1].
+
+    Attributes:
+        fit: how a picture comes to whole patches: `pad` or `crop`, see `tok4d.patches.patchify`.
     """
+
+    fit: str = "pad"
 
     name = "image"
     axes = ("x", "y")
@@ -42,13 +49,16 @@ class ImageModality(Modality):
         pixels, meta = read_pixels(path, ReadOptions.parse(options))
         return Sample(self.name, {self.field: to_signed(pixels)}, key=str(path), meta=meta)
 
+    def __post_init__(self) -> None:
+        patches.check_options(self.fit)
+
     def write(self, sample: Sample, path: str | Path) -> None:
         """Write as PNG, JPEG, WebP, BMP or TIFF by suffix; see `tok4d_image.writing.write_image`."""
         write_image(self._image(sample, path), path)
 
     def patchify(self, sample: Sample, patch_size: PatchSize = DEFAULT_PATCH) -> TokenSet:
-        """Tokens of one image, padded at the bottom and right by its edge pixels; see `tok4d_image.patches`."""
-        return patches.patchify(self._image(sample, sample.key), self.name, patch_size)
+        """Tokens of one image `[3, H, W]`; see `tok4d.patches`."""
+        return patches.patchify(self._image(sample, sample.key), self.name, patch_size, fit=self.fit)
 
     def unpatchify(self, tokens: TokenSet, head: nn.Module | None = None) -> list[Sample]:
         """Images `[3, H, W]` of every sample, without the padding; differentiable, unclamped.
@@ -67,7 +77,7 @@ class ImageModality(Modality):
         return samples
 
     def grid(self, shape: Sequence[int], patch_size: PatchSize = DEFAULT_PATCH) -> tuple[Tensor, Origin]:
-        origin = patches.origin_of(self.name, shape, patch_size)
+        origin = patches.origin_of(self.name, shape, patch_size, fit=self.fit)
         return patches.grid_coords(origin), origin
 
     def metrics(self) -> dict[str, Callable[[], Any]]:
@@ -89,4 +99,7 @@ class ImageModality(Modality):
     def _image(self, sample: Sample, name: str | Path) -> Tensor:
         if self.field not in sample.data:
             raise DataError(name or "sample", f"has no tensor {self.field!r}, only {sorted(sample.data)}")
-        return sample.data[self.field]
+        image = sample.data[self.field]
+        if image.ndim != 3:
+            raise DataError(name or "sample", f"an image must be [3, height, width], got {list(image.shape)}")
+        return image
