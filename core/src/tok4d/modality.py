@@ -112,7 +112,7 @@ class Modality(ABC):
         """
         if not options:
             return self
-        known = [f.name for f in dataclasses.fields(self)] if dataclasses.is_dataclass(self) else []
+        known: list[str] = [f.name for f in dataclasses.fields(self)] if dataclasses.is_dataclass(self) else []
         for name in options:
             if name not in known:
                 raise ConfigError(unknown_name(f"option of modality {self.name}", name, known))

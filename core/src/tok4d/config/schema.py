@@ -307,7 +307,9 @@ class Curriculum:
         """Raise ConfigError for contradictions; return self."""
         _one_of("init", self.init, INITS)
         if (self.init == "siglip2") != bool(self.init_from):
-            raise ConfigError(f"init_from goes with init: siglip2, got init {self.init!r}, init_from {self.init_from!r}")
+            raise ConfigError(
+                f"init_from goes with init: siglip2, got init {self.init!r}, init_from {self.init_from!r}"
+            )
         _one_of("precision", self.precision, PRECISIONS)
         for name in ("checkpoint_every", "log_every", "init_samples"):
             _positive(name, getattr(self, name))

@@ -60,14 +60,14 @@ class Encoded:
 
     @property
     def embedding(self) -> Tensor:
-        """`pooled`, L2-normalised `[B, C]` float32; zeros for empty samples.
+        """`pooled`, L2-normalised `[B, C]`, float32 at least; zeros for empty samples.
 
         Raises:
             Tok4dError: when encoding was asked not to pool.
         """
         if self.pooled is None:
             raise Tok4dError("no embedding: encode(..., pool=False) was asked for")
-        return F.normalize(self.pooled.float(), dim=-1)
+        return F.normalize(at_least_float32(self.pooled), dim=-1)
 
     def latents(
         self, kind: str = "mean", generator: torch.Generator | None = None, noise: Tensor | None = None

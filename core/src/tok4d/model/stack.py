@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tok4d.config.schema import StackConfig, TokenizerConfig
 from tok4d.modality import patch_width
-from tok4d.model.tiling import tile
+from tok4d.model.tiling import TileMemory, tile
 from tok4d.nn.block import Block
 from tok4d.nn.linear import exact
 from tok4d.nn.norms import make_norm
@@ -26,25 +26,37 @@ class Stack(nn.Module):
     def __init__(self, config: TokenizerConfig, stack: StackConfig, width_in: int) -> None:
         super().__init__()
         self.head_dim = stack.width // stack.heads
-        self.tile_steps, self.table_extent = config.tile_steps, config.table_extent
+        self.tile_steps, self.windows, self.table_extent = config.tile_steps, config.windows, config.table_extent
         self.rope = config.positions != "table"
         self.rope_scale = 1.0
         self.input_layer = nn.Linear(width_in, stack.width, bias=stack.bias)
-        self.pos_embedder = PositionTable(stack.width) if config.positions != "rope" else None
+        table = (
+            PositionTable(stack.width, config.table_side, config.table_resize) if config.positions != "rope" else None
+        )
+        self.pos_embedder = table
         self.blocks = nn.ModuleList(Block(stack) for _ in range(stack.blocks))
 
-    def run(self, tokens: TokenSet, cached: int, layers: Collection[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
-        """`[T, in] -> [T, C]` after the last block, and the streams `[T, C]` after the blocks named in `layers`."""
+    def memory(self, cached: int) -> TileMemory:
+        """An empty memory, for a run tile by tile with `cached` steps of the tile before visible."""
+        return TileMemory(len(self.blocks), self.tile_steps, cached, self.windows)
+
+    def run(
+        self, tokens: TokenSet, cached: int, layers: Collection[int] = (), memory: TileMemory | None = None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """`[T, in] -> [T, C]` after the last block, and the streams `[T, C]` after the blocks named in `layers`.
+
+        With a memory, `tokens` are the next tile of every clip, and the memory says what is cached.
+        """
         x = exact(self.input_layer, tokens.feats)
         if self.pos_embedder is not None:
             extents = tokens.extents() if self.table_extent == "grid" else tokens.present_extents()
             x = x + self.pos_embedder(tokens, extents).to(x.dtype)
-        tiles = tile(tokens, self.tile_steps, cached)
+        tiles = tile(tokens, self.tile_steps, cached, self.windows) if memory is None else memory.tiles(tokens)
         context = tiles.context(self.head_dim, self.rope, self.rope_scale)
         x = tiles.group(x)
         inner: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
-            x = block(x, context)
+            x = block(x, context, None if memory is None else memory.layers[i])
             if i in layers:
                 inner[i] = tiles.restore(x)
         return tiles.restore(x), inner
@@ -56,6 +68,7 @@ class Encoder(Stack):
     def __init__(self, config: TokenizerConfig) -> None:
         patch = (config.patch_size[0], config.patch_size[1], config.patch_size[2])
         super().__init__(config, config.encoder, patch_width(patch))
+        self.rope_scale = config.rope_scale  # the decoder's stays 1: it was never a model without RoPE
         self.post_layernorm = make_norm(config.encoder.norm, config.encoder.width)
         self.head = AttentionPool(config.encoder)
 
@@ -74,7 +87,7 @@ class Decoder(Stack):
         self.out_norm = make_norm(config.decoder.norm, config.decoder.width)
         self.out_layer = nn.Linear(config.decoder.width, patch_width(patch), bias=config.decoder.bias)
 
-    def forward(self, latents: TokenSet, cached: int) -> Tensor:
+    def forward(self, latents: TokenSet, cached: int, memory: TileMemory | None = None) -> Tensor:
         """Latents `[T, L]` -> patches `[T, W]`, unclamped; `cached` steps of the previous tile are visible."""
-        x, _ = self.run(latents, cached)
+        x, _ = self.run(latents, cached, memory=memory)
         return exact(self.out_layer, self.out_norm(x))

@@ -6,6 +6,7 @@ T = packed tokens, B = samples, W = patch width, C = encoder channels, L = laten
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tok4d.modality import PatchSize, patch_width
 from tok4d.model.bottleneck import Encoded, Posterior
 from tok4d.model.fsq import FSQ, Codes
 from tok4d.model.stack import Decoder, Encoder
+from tok4d.model.streams import DecodeStream, EncodeStream
 from tok4d.nn.linear import exact
 from tok4d.nn.norms import LayerNorm
 from tok4d.origin import Origin
@@ -141,12 +143,8 @@ class Tokenizer(nn.Module):
         Raises:
             Tok4dError: for a wrong latent width or more cached steps than a tile has.
         """
-        cached = self.config.cached_steps if cached_steps is None else cached_steps
-        if latents.width != self.config.latent:
-            raise Tok4dError(f"this model has {self.config.latent} latent channels, got {latents.width}")
-        if not 0 <= cached <= self.config.tile_steps:
-            raise Tok4dError(f"cached_steps must be in [0, {self.config.tile_steps}], got {cached}")
-        return latents.replace(self.decoder(latents, cached))
+        self.check_latents(latents)
+        return latents.replace(self.decoder(latents, self._cached(cached_steps)))
 
     def decode_codes(
         self,
@@ -162,6 +160,29 @@ class Tokenizer(nn.Module):
         tokens = TokenSet(values, coords, (len(values),) if lengths is None else tuple(lengths), tuple(origins))
         return self.decode(tokens, cached_steps=cached_steps)
 
+    def encode_stream(self) -> EncodeStream:
+        """Encode clips of any length one temporal tile at a time; pools over all of them."""
+        return EncodeStream(self)
+
+    def decode_stream(self, *, cached_steps: int | None = None) -> DecodeStream:
+        """Decode clips of any length one temporal tile at a time; the result equals `decode` of all tiles at once.
+
+        Raises:
+            Tok4dError: for more cached steps than a tile has.
+        """
+        return DecodeStream(self, self._cached(cached_steps))
+
+    def check_latents(self, latents: TokenSet) -> None:
+        """Refuse latents of another width, with a Tok4dError."""
+        if latents.width != self.config.latent:
+            raise Tok4dError(f"this model has {self.config.latent} latent channels, got {latents.width}")
+
+    def _cached(self, steps: int | None) -> int:
+        cached = self.config.cached_steps if steps is None else steps
+        if not 0 <= cached <= self.config.tile_steps:
+            raise Tok4dError(f"cached_steps must be in [0, {self.config.tile_steps}], got {cached}")
+        return cached
+
     def _quantizer(self) -> FSQ:
         if self.quantizer is None:
             raise Tok4dError("this model has continuous latents; codes need a `quantizer` in its config")
@@ -176,6 +197,11 @@ class Tokenizer(nn.Module):
     def denormalize(self, latents: TokenSet) -> TokenSet:
         """Inverse of `normalize`."""
         return latents.replace(latents.feats * self.latent_std + self.latent_mean)
+
+    def set_rope_scale(self, scale: float) -> None:
+        """Factor on the encoder's RoPE coordinates, saved with the model: 0 acts as no RoPE, 1 in full."""
+        self.config = replace(self.config, rope_scale=scale)
+        self.encoder.rope_scale = scale
 
     def freeze(self, prefixes: Sequence[str]) -> None:
         """Stop training every parameter whose name starts with one of `prefixes`, and train all others.

@@ -36,6 +36,26 @@ class Context:
     key_rotation: Tensor | None = None
 
 
+class KeyMemory:
+    """Keys (after q/k norm, before RoPE) and values that one layer keeps from one call to the next.
+
+    Attributes:
+        keep: which rows of (remembered + new) to keep of the coming call, int64; set before every call.
+    """
+
+    def __init__(self) -> None:
+        self.keep: Tensor | None = None
+        self._held: tuple[Tensor, Tensor] | None = None
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Remembered keys and values `[M, H, D]`, then the new ones `[T, H, D]`."""
+        assert self.keep is not None, "keep is set before every call"
+        if self._held is not None:
+            k, v = torch.cat([self._held[0], k]), torch.cat([self._held[1], v])
+        self._held = k[self.keep], v[self.keep]
+        return k, v
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with optional q/k norm and RoPE."""
 
@@ -47,12 +67,14 @@ class SelfAttention(nn.Module):
         self.q_rms_norm = HeadNorm(self.heads, self.head_dim) if config.qk_norm else None
         self.k_rms_norm = HeadNorm(self.heads, self.head_dim) if config.qk_norm else None
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """`[T, C] -> [T, C]`."""
+    def forward(self, x: Tensor, context: Context, memory: KeyMemory | None = None) -> Tensor:
+        """`[T, C] -> [T, C]`; with a memory, `key_order` counts remembered keys first."""
         qkv_T3HD = self.to_qkv(x).view(len(x), 3, self.heads, self.head_dim)
         q, k, v = qkv_T3HD.unbind(1)
         if self.q_rms_norm is not None and self.k_rms_norm is not None:
             q, k = self.q_rms_norm(q), self.k_rms_norm(k)
+        if memory is not None:
+            k, v = memory.extend(k, v)
         key_rotation = context.rotation
         if context.key_order is not None:
             k, v, key_rotation = k[context.key_order], v[context.key_order], context.key_rotation
@@ -98,8 +120,8 @@ class Block(nn.Module):
         self.attn = SelfAttention(config)
         self.mlp = MLP(config.width, config.mlp, config.bias)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: Context, memory: KeyMemory | None = None) -> Tensor:
         """`[T, C] -> [T, C]`."""
-        x = x + self.attn(self.norm1(x), context)
+        x = x + self.attn(self.norm1(x), context, memory)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out

@@ -1,6 +1,6 @@
-"""Learned 2D position table: a 16 x 16 grid of vectors, resized to every sample's own grid.
+"""Learned 2D position table: a square grid of vectors (16 x 16 by default), resized to every sample's own grid.
 
-T = packed tokens, C = channels. The table embeds x and y; t and z are left to RoPE.
+T = packed tokens, C = channels, N = side of the table. The table embeds x and y; t and z are left to RoPE.
 """
 
 from __future__ import annotations
@@ -13,25 +13,32 @@ from tok4d.errors import Tok4dError
 from tok4d.nn.precision import at_least_float32
 from tok4d.tokens import Extent, TokenSet
 
-SIDE = 16
-
 
 class PositionTable(nn.Module):
-    """Position embedding of SigLIP2 and AToken: bilinear (antialiased) resize of a learned table, then look-up."""
+    """Position embedding of SigLIP2 and AToken: a learned table, resized, then looked up.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: C.
+        side: N; the weights are `[N * N, C]`, row by row.
+        resize: `bilinear` is antialiased (SigLIP2 NaFlex, AToken); `bicubic` is not, which is how towers of fixed
+            resolution are run on other sizes.
+    """
+
+    def __init__(self, width: int, side: int = 16, resize: str = "bilinear") -> None:
         super().__init__()
-        self.position_embedding = nn.Embedding(SIDE * SIDE, width)
+        self.side, self.resize = side, resize
+        self.position_embedding = nn.Embedding(side * side, width)
         nn.init.trunc_normal_(self.position_embedding.weight, std=0.02)
 
     def resized(self, rows: int, columns: int) -> Tensor:
         """The table on a `rows` x `columns` grid, `[rows, columns, C]`, float32 at least."""
-        table: Tensor = at_least_float32(self.position_embedding.weight).unflatten(0, (SIDE, SIDE))
-        if (rows, columns) == (SIDE, SIDE):
+        table: Tensor = at_least_float32(self.position_embedding.weight).unflatten(0, (self.side, self.side))
+        if (rows, columns) == (self.side, self.side):
             return table
         image = table.permute(2, 0, 1)[None]
         size = (rows, columns)
-        resized = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
+        smooth = self.resize == "bilinear"
+        resized = F.interpolate(image, size=size, mode=self.resize, align_corners=False, antialias=smooth)
         return resized[0].permute(1, 2, 0)
 
     def forward(self, tokens: TokenSet, extents: tuple[Extent, ...]) -> Tensor:
