@@ -225,7 +225,8 @@ def test_info_tells_what_things_are(models, photos, tmp_path):
         assert error in tok4d("info", path, code=1).stderr
 
 
-def test_config_show_and_validate(tmp_path):
+def test_config_show_and_validate(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")  # a long temporary path would be folded
     assert as_json("config", "show", "tiny", "latent=24")["latent"] == 24
     assert "latent: 48" in tok4d("config", "show", "tiny").stdout
     assert "Did you mean 'tiny'?" in tok4d("config", "show", "tinny", code=1).stderr

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from tok4d.errors import Tok4dError
 from tok4d.modality import Sample
 
-__all__ = ["CAP_DB", "SampleMean", "SamplePSNR", "psnr", "score_one"]
+__all__ = ["CAP_DB", "PieceMean", "SampleMean", "SamplePSNR", "decibels", "psnr", "score_one", "squared_error"]
 
 CAP_DB = 100.0  # an exact copy would be infinite, and one infinite sample would hide all the others
 
@@ -24,8 +24,17 @@ def psnr(reconstruction: Tensor, target: Tensor) -> float:
 
     Values outside are clamped, as they would be when written; at most `CAP_DB`. The error is summed in float64.
     """
+    return decibels(squared_error(reconstruction, target) / target.numel())
+
+
+def squared_error(reconstruction: Tensor, target: Tensor) -> float:
+    """Sum over all values of the squared difference in float64, values clamped to [-1, 1]."""
     error = reconstruction.detach().clamp(-1, 1).double() - target.detach().clamp(-1, 1).double()
-    mse = float(error.square().mean())
+    return float(error.square().sum())
+
+
+def decibels(mse: float) -> float:
+    """PSNR of a mean squared error at a data range of 2, at most `CAP_DB`."""
     return CAP_DB if mse == 0 else min(CAP_DB, 10 * math.log10(4 / mse))
 
 
@@ -91,15 +100,64 @@ class SampleMean(Metric):
         return pair[0], pair[1]
 
 
-class SamplePSNR(SampleMean):
-    """Mean over samples of the PSNR in dB; see `psnr` for range, clamping and cap.
+class PieceMean(SampleMean):
+    """A `SampleMean` whose samples may also come in consecutive pieces along their first axis, too long for memory.
+
+    A subclass implements `begin`, `more` and `end`; a sample given whole is one piece.
+    """
+
+    def __init__(self, field: str, **kwargs: Any) -> None:
+        super().__init__(field, **kwargs)
+        self.begin()
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Forget the current sample."""
+
+    @abstractmethod
+    def more(self, reconstruction: Tensor, target: Tensor) -> None:
+        """Take in the next piece of the current sample."""
+
+    @abstractmethod
+    def end(self) -> float:
+        """Score of the current sample."""
+
+    def piece(self, reconstruction: Sample, target: Sample) -> None:
+        """Add the next piece of the current sample; checks and errors as in `update`."""
+        self.more(*self._pair(reconstruction, target))
+
+    def close(self) -> float:
+        """End the current sample: it counts for the mean. Returns its score."""
+        score = self.end()
+        self.begin()
+        self.total += score
+        self.count += 1
+        return score
+
+    def score(self, reconstruction: Tensor, target: Tensor) -> float:
+        self.begin()
+        self.more(reconstruction, target)
+        score = self.end()
+        self.begin()
+        return score
+
+
+class SamplePSNR(PieceMean):
+    """Mean over samples of the PSNR in dB, one mean squared error a sample; see `psnr` for range, clamping and cap.
 
     Args:
         field: key of the tensor in `Sample.data`, values in [-1, 1].
     """
 
-    def score(self, reconstruction: Tensor, target: Tensor) -> float:
-        return psnr(reconstruction, target)
+    def begin(self) -> None:
+        self.squares, self.values = 0.0, 0
+
+    def more(self, reconstruction: Tensor, target: Tensor) -> None:
+        self.squares += squared_error(reconstruction, target)
+        self.values += target.numel()
+
+    def end(self) -> float:
+        return decibels(self.squares / self.values)
 
 
 def score_one(factory: Callable[[], Any], reconstruction: Sample, target: Sample) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -20,11 +20,12 @@ from tok4d.origin import Origin
 if TYPE_CHECKING:  # torch and Pillow load only when a modality is used
     from PIL.Image import Image
     from torch import Tensor, nn
+    from typing_extensions import Self
 
     from tok4d.losses.objective import Objective
     from tok4d.tokens import TokenSet
 
-__all__ = ["DEFAULT_PATCH", "Modality", "Origin", "PatchSize", "Sample", "patch_width"]
+__all__ = ["DEFAULT_PATCH", "Modality", "Origin", "PatchSize", "Sample", "SampleStream", "SampleWriter", "patch_width"]
 
 PatchSize = tuple[int, int, int]
 DEFAULT_PATCH: PatchSize = (4, 16, 16)
@@ -58,6 +59,61 @@ class Sample:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
+class SampleStream(ABC):
+    """One file in consecutive pieces along time, for files that are too long for memory. A context manager.
+
+    Attributes:
+        path: the file, for errors.
+        frames: how many are expected, for progress; None when unknown. What the iteration gives is what counts.
+        fps, meta: as in `Sample`.
+    """
+
+    path: str
+    frames: int | None = None
+    fps: float | None = None
+    meta: dict[str, Any]
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Sample]:
+        """Pieces in order, all of the length asked for but the last.
+
+        Raises:
+            DataError: when the file cannot be used, with the path and the reason.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class SampleWriter(ABC):
+    """Writes one sample piece by piece. A context manager: the file is complete when it ends well, else not there."""
+
+    @abstractmethod
+    def add(self, piece: Sample) -> None:
+        """Append a piece; clamping and rounding belong here.
+
+        Raises:
+            DataError: when it cannot be written.
+        """
+
+    @abstractmethod
+    def finish(self, complete: bool) -> None:
+        """Close the file; when not `complete`, leave nothing behind."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.finish(kind is None)
+
+
 class Modality(ABC):
     """One kind of data. Stateless and picklable; the host makes one object per plugin.
 
@@ -66,12 +122,14 @@ class Modality(ABC):
         axes: grid axes in use, out of `("t", "x", "y", "z")`.
         suffixes: file suffixes that `read` takes, lower case with the dot; the first is the default of `write`.
         field: key of the main tensor in `Sample.data`; its shape is what `Origin.shape` records.
+        streams: whether files may be read and written in pieces: `stream` and `writer` are there.
     """
 
     name: ClassVar[str]
     axes: ClassVar[tuple[str, ...]]
     suffixes: ClassVar[tuple[str, ...]]
     field: ClassVar[str]
+    streams: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, path: str | Path, **options: Any) -> Sample:
@@ -101,6 +159,20 @@ class Modality(ABC):
             tokens: TokenSet with origins, features `[T, patch width]`.
             head: the tokenizer's extra decoder for this modality, when it has one.
         """
+
+    def stream(
+        self, path: str | Path, frames: int, patch_size: PatchSize = DEFAULT_PATCH, **options: Any
+    ) -> SampleStream | None:
+        """One file in pieces of `frames` frames, or None (the default) where files are read whole.
+
+        For data whose main tensor has time as its first axis and may be too long for memory. `frames` is a multiple
+        of the patch's. `options` are those of `read`. Goes with `writer`.
+        """
+        return None
+
+    def writer(self, path: str | Path, fps: float | None = None) -> SampleWriter:
+        """A file to write piece by piece; asked for only where `stream` gives one."""
+        raise NotImplementedError(f"modality {self.name!r} writes samples whole")
 
     def configured(self, options: Mapping[str, Any]) -> Modality:
         """This modality with options of its own, as a model's `inputs` asks for them (`{fit: crop}`, say).

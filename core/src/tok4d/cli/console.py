@@ -34,7 +34,7 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress(total: int | None, description: str, as_json: bool = False) -> Iterator[Callable[[int], None]]:
+def progress(total: int | None, description: str, as_json: bool = False) -> Iterator[Callable[[float], None]]:
     """A progress bar on stderr; yields `advance(steps)`. Silent with --json or when stderr is no terminal."""
     if as_json or not sys.stderr.isatty():
         yield lambda steps: None
@@ -46,6 +46,23 @@ def progress(total: int | None, description: str, as_json: bool = False) -> Iter
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total)
         yield lambda steps: bar.advance(task, steps)
+
+
+@contextmanager
+def share(advance: Callable[[float], None]) -> Iterator[Callable[[float], None]]:
+    """One step of a progress bar in parts of one; what is missing at the end is made up."""
+    done = 0.0
+
+    def part(amount: float) -> None:
+        nonlocal done
+        amount = min(amount, 1 - done)
+        done += amount
+        advance(amount)
+
+    try:
+        yield part
+    finally:
+        advance(1 - done)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: Sequence[str] = ()) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tok4d.cli.console import emit, progress, table
+from tok4d.cli.console import emit, progress, share, table
 from tok4d.cli.files import (
     Batch,
     BatchSize,
@@ -20,18 +21,21 @@ from tok4d.cli.files import (
     ModalityName,
     ModelFolder,
     Out,
+    ReadOptions,
     UseCodes,
     chunks,
     expand,
     known_suffixes,
     load_model,
     output_paths,
+    read_options,
     read_patches,
 )
 
 if TYPE_CHECKING:
     import torch
 
+    from tok4d.modality import Modality, SampleStream
     from tok4d.model.fsq import Codes
     from tok4d.tokens import TokenSet
 
@@ -43,6 +47,7 @@ def encode(
     modality: ModalityName = None,
     use_codes: UseCodes = None,
     half: Annotated[bool, typer.Option("--half", help="Store latents as float16: half the size.")] = False,
+    read: ReadOptions = None,
     batch_size: BatchSize = 8,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -50,6 +55,7 @@ def encode(
 ) -> None:
     """Turn files into token files: OUT/<name>.tok.safetensors, from which alone `tok4d decode` restores them.
 
+    Clips are read and encoded a few frames at a time, so their length costs no memory but for the tokens.
     A file that cannot be used is listed with its reason; the others are still encoded, and the exit code is 1.
     """
     import torch
@@ -62,56 +68,85 @@ def encode(
     paths = expand(files, known_suffixes(modality), batch)
     jobs = list(zip(paths, output_paths(paths, out, lambda path: (path.stem, SUFFIX)), strict=True))
     results: list[dict[str, Any]] = []
+    job = _Job(loaded, codes, torch.float16 if half else torch.float32, modality, read_options(read), batch)
     with progress(len(jobs), "encode", as_json) as advance, torch.inference_mode():
         for some in chunks(jobs, batch_size):
-            read = _read(some, modality, loaded, batch)
-            stored = torch.float16 if half else torch.float32
-            results += _encode(read, loaded, codes, stored, batch)
-            advance(len(some))
+            results += job.run(some, advance)
     emit({"model": loaded.digest, "files": results, "failed": batch.failures}, as_json, lambda: _render(results))
     batch.finish(results, "files")
 
 
-def _read(jobs: Any, name: str | None, loaded: Loaded, batch: Batch) -> list[tuple[Path, Path, TokenSet]]:
-    from tok4d.plugins.registry import modality_for
+@dataclass(frozen=True)
+class _Job:
+    """How files are encoded, and where failures go."""
 
-    read = []
-    for path, target in jobs:
-        with batch.guard(path):
-            _, tokens = read_patches(path, modality_for(path, name), loaded.model)
-            read.append((path, target, tokens))
-    return read
+    loaded: Loaded
+    codes: bool
+    stored: torch.dtype
+    modality: str | None
+    options: dict[str, Any]
+    batch: Batch
 
+    def run(self, some: Sequence[tuple[Path, Path]], advance: Callable[[float], None]) -> list[dict[str, Any]]:
+        """Encode some files: those that come in pieces one by one, the others together."""
+        from tok4d.plugins.registry import modality_for
+        from tok4d.streaming import open_stream
 
-def _encode(
-    read: list[tuple[Path, Path, TokenSet]], loaded: Loaded, codes: bool, stored: torch.dtype, batch: Batch
-) -> list[dict[str, Any]]:
-    """Encode files together and write each; what fails on the way belongs to its file."""
-    from tok4d.tokenfile import save_tokens
-    from tok4d.tokens import TokenSet
+        results: list[dict[str, Any]] = []
+        whole: list[tuple[Path, Path, TokenSet]] = []
+        for path, target in some:
+            with share(advance) as part, self.batch.guard(path):
+                owner = modality_for(path, self.modality)
+                stream = open_stream(owner, path, self.loaded.model, self.options)
+                if stream is None:
+                    whole.append((path, target, read_patches(path, owner, self.loaded.model, self.options)[1]))
+                else:
+                    results.append(self._save(path, target, self._in_pieces(stream, owner, part)))
+        return results + self._together(whole)
 
-    results: list[dict[str, Any]] = []
-    if not read:
+    def _in_pieces(self, stream: SampleStream, owner: Modality, advance: Callable[[float], None]) -> TokenSet | Codes:
+        from tok4d import streaming
+
+        def seen() -> Iterator[streaming.Piece]:
+            for piece in streaming.pieces(stream, owner, self.loaded.model):
+                yield piece
+                advance(piece.tokens.origins[0].shape[0] / stream.frames if stream.frames else 0.0)
+
+        with stream:
+            return streaming.encode(seen(), owner, self.loaded.model, self.codes)
+
+    def _together(self, read: list[tuple[Path, Path, TokenSet]]) -> list[dict[str, Any]]:
+        """Encode files in one batch and write each; what fails on the way belongs to its file."""
+        from tok4d.tokens import TokenSet
+
+        results: list[dict[str, Any]] = []
+        if not read:
+            return results
+        model = self.loaded.model
+        with self.batch.guard(*(path for path, _, _ in read)):
+            packed = TokenSet.pack([tokens for _, _, tokens in read]).to(self.loaded.device, self.loaded.dtype)
+            encoded = model.encode(packed, pool=False)
+            made: Sequence[TokenSet | Codes] = encoded.latents("mean").unpack()
+            if self.codes:
+                made = split_codes(model.quantize(encoded))
+            for (path, target, _), item in zip(read, made, strict=True):
+                with self.batch.guard(path):
+                    results.append(self._save(path, target, item))
         return results
-    packed = TokenSet.pack([tokens for _, _, tokens in read]).to(loaded.device, loaded.dtype)
-    with batch.guard(*(path for path, _, _ in read)):
-        encoded = loaded.model.encode(packed, pool=False)
-        made: Sequence[TokenSet | Codes] = encoded.latents("mean").unpack()
-        if codes:
-            made = split_codes(loaded.model.quantize(encoded))
-        for (path, target, tokens), item in zip(read, made, strict=True):
-            with batch.guard(path):
-                save_tokens(target, item, model_digest=loaded.digest, dtype=stored)
-                results.append(
-                    {
-                        "file": str(path),
-                        "tokens": str(target),
-                        "modality": tokens.origins[0].modality,
-                        "count": tokens.num_tokens,
-                        "bytes": target.stat().st_size,
-                    }
-                )
-    return results
+
+    def _save(self, path: Path, target: Path, item: TokenSet | Codes) -> dict[str, Any]:
+        from tok4d.model.fsq import Codes
+        from tok4d.tokenfile import save_tokens
+
+        save_tokens(target, item, model_digest=self.loaded.digest, dtype=self.stored)
+        tokens = item.tokens if isinstance(item, Codes) else item
+        return {
+            "file": str(path),
+            "tokens": str(target),
+            "modality": tokens.origins[0].modality,
+            "count": tokens.num_tokens,
+            "bytes": target.stat().st_size,
+        }
 
 
 def split_codes(codes: Codes) -> list[Codes]:

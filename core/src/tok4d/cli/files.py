@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tok4d.cli.console import note
-from tok4d.errors import DataError, PluginError, Tok4dError, unknown_name
+from tok4d.errors import ConfigError, DataError, PluginError, Tok4dError, unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,10 @@ ModalityName = Annotated[str | None, typer.Option("--modality", help="Read all f
 UseCodes = Annotated[
     bool | None,
     typer.Option("--codes/--latents", help="FSQ codes or continuous latents. Default: codes if it has any."),
+]
+ReadOptions = Annotated[
+    list[str] | None,
+    typer.Option("--read", metavar="KEY=VALUE", help="An option of the modality's reader, such as size=256."),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Files per batch.")]
 Json = Annotated[bool, typer.Option("--json", help="Give JSON alone on stdout.")]
@@ -188,13 +192,35 @@ def output_paths(inputs: Sequence[Path], out: Path, name: Callable[[Path], tuple
     return outputs
 
 
-def read_patches(path: Path, modality: Modality, model: Tokenizer) -> tuple[Sample, TokenSet]:
+def read_options(items: Sequence[str] | None) -> dict[str, Any]:
+    """`--read` options; values are YAML scalars.
+
+    Raises:
+        ConfigError: for one that is not KEY=VALUE.
+    """
+    import yaml
+
+    options: dict[str, Any] = {}
+    for item in items or ():
+        key, equals, value = item.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"--read needs KEY=VALUE, got {item!r}")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--read {item}: {value!r} is no YAML value") from error
+    return options
+
+
+def read_patches(
+    path: Path, modality: Modality, model: Tokenizer, read: Mapping[str, Any] | None = None
+) -> tuple[Sample, TokenSet]:
     """Read one file and cut it into validated tokens, as the model's `inputs` ask.
 
     The sample is what the tokens hold: without what a model's options cut away.
     """
     options = model.config.inputs.get(modality.name, {})
-    sample = modality.read(path)
+    sample = modality.read(path, **(read or {}))
     tokens = modality.configured(options).patchify(sample, model.patch_size).validate()
     if options and tuple(sample.data[modality.field].shape) != tokens.origins[0].shape:
         (kept,) = modality.unpatchify(tokens)

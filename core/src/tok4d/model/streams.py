@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -67,13 +68,19 @@ class DecodeStream:
         self.model, self.cached = model, cached
         self.memory = model.decoder.memory(cached)
 
-    def __call__(self, latents: TokenSet) -> TokenSet:
+    def __call__(self, latents: TokenSet, first_step: int = 0) -> TokenSet:
         """Latents `[T, L]` of the next tile of every clip -> patches `[T, W]`, as one pass over all tiles gives them.
 
-        A clip that has ended has no tokens.
+        Args:
+            latents: a clip that has ended has no tokens.
+            first_step: what to add to t, for tokens whose t counts from the start of their tile.
 
         Raises:
             Tok4dError: for a wrong width, several tiles of one clip in one call, or tiles that are out of order.
         """
         self.model.check_latents(latents)
-        return latents.replace(self.model.decoder(latents, self.cached, self.memory))
+        placed = latents
+        if first_step:
+            shift = torch.tensor([first_step, 0, 0, 0], dtype=torch.int32, device=latents.device)
+            placed = TokenSet(latents.feats, latents.coords + shift, latents.lengths, latents.origins)
+        return latents.replace(self.model.decoder(placed, self.cached, self.memory))

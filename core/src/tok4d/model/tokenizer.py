@@ -156,9 +156,18 @@ class Tokenizer(nn.Module):
         cached_steps: int | None = None,
     ) -> TokenSet:
         """Codes `[T, G]` at `coords` `[T, 4]` to patches; one sample unless `lengths` says otherwise."""
+        return self.decode(self.latents_of_codes(indices, coords, lengths, origins), cached_steps=cached_steps)
+
+    def latents_of_codes(
+        self,
+        indices: Tensor,
+        coords: Tensor,
+        lengths: Sequence[int] | None = None,
+        origins: Sequence[Origin] = (),
+    ) -> TokenSet:
+        """The latents `[T, L]` that codes `[T, G]` stand for; arguments as in `decode_codes`."""
         values = self._quantizer().values(indices).to(self.decoder.input_layer.weight.dtype)
-        tokens = TokenSet(values, coords, (len(values),) if lengths is None else tuple(lengths), tuple(origins))
-        return self.decode(tokens, cached_steps=cached_steps)
+        return TokenSet(values, coords, (len(values),) if lengths is None else tuple(lengths), tuple(origins))
 
     def encode_stream(self) -> EncodeStream:
         """Encode clips of any length one temporal tile at a time; pools over all of them."""
