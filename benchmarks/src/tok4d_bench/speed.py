@@ -2,11 +2,13 @@
 
     python -m tok4d_bench.speed -o benchmarks/results/speed.json                # so400m, float32 and bf16, three loads
     python -m tok4d_bench.speed --preset tiny --loads 1x256 --repeats 3         # seconds; prints only
+    python -m tok4d_bench.speed --model FOLDER ...                              # a saved or imported model
 
 Encode (pooling included) and decode, random weights, no gradients, against `torch.nn.functional.linear` and
 `scaled_dot_product_attention` with the same weights, shapes and lengths and nothing else. The two sides alternate and
-the ratio is that of their medians; for so400m the bars are 1.1 in float32 and 1.2 in bf16. Where the CPU has no bf16
-products, these are emulated and slow: give fewer blocks of the same width (`--blocks 27,2`), which the result states.
+the ratio is that of their medians; from the width of so400m on the bars are 1.1 in float32 and 1.2 in bf16. Where the
+CPU has no bf16 products, these are emulated and slow: give fewer blocks of the same width (`--blocks 27,2`), which the
+result states.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from tok4d_bench.speed_parts import BareProducts, Load, full_pass, parts, traini
 from tok4d_bench.speed_report import markdown, print_line
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-LIMITS = {"so400m": {"float32": 1.1, "bf16": 1.2}}  # narrow presets do little in products: no bar
+LIMITS = {"float32": 1.1, "bf16": 1.2}
+LIMITED_WIDTH = 1152  # narrow models do little in products: no bar
 MEMORY_TOKENS = "8192,16384,32768"
 
 
@@ -52,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report["training"] = training("tiny", args.training, args.repeats)
     report["loads"] = []
     for dtype, blocks in zip(dtypes, _blocks(args.blocks, len(dtypes)), strict=True):
-        model = build(args.preset, blocks).to(DTYPES[dtype])
+        model = build(args.preset, blocks) if args.model is None else saved(args.model, blocks)
+        model = model.to(DTYPES[dtype])
+        report["preset"] = model.config.name
         for name in args.loads.split(","):
             report["loads"].append(compare(model, Load.parse(name, model.config), dtype, args.repeats))
             print_line(json.dumps({k: report["loads"][-1][k] for k in ("dtype", "load", "ratio")}))
@@ -66,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="A tokenizer against its bare matrix products and attention")
     parser.add_argument("--preset", default="so400m")
+    parser.add_argument("--model", type=Path, help="a model folder instead of a preset with random weights")
     parser.add_argument("--dtypes", default="float32,bf16", help="comma-separated")
     parser.add_argument("--loads", default="1x256,8x256,clip16", help="COUNTxPIXELS or clipFRAMES, comma-separated")
     parser.add_argument("--repeats", type=int, default=5, help="rounds after one warm-up")
@@ -91,6 +97,20 @@ def build(preset: str, blocks: int | None = None) -> Tokenizer:
     return Tokenizer(config).eval()
 
 
+def saved(folder: Path, blocks: int | None = None) -> Tokenizer:
+    """A saved model, or its first blocks only."""
+    model = Tokenizer.from_pretrained(folder)
+    if blocks is not None:
+        for stack, config in ((model.encoder, model.config.encoder), (model.decoder, model.config.decoder)):
+            stack.blocks = stack.blocks[:blocks]
+            config.blocks = len(stack.blocks)
+    return model
+
+
+def _limit(model: Tokenizer, dtype: str) -> float | None:
+    return LIMITS[dtype] if model.config.encoder.width >= LIMITED_WIDTH else None
+
+
 @torch.no_grad()
 def compare(model: Tokenizer, load: Load, dtype: str, repeats: int) -> dict[str, Any]:
     """One load: CPU seconds, seconds and floating-point operations of both sides, their ratio, the model's parts."""
@@ -99,7 +119,7 @@ def compare(model: Tokenizer, load: Load, dtype: str, repeats: int) -> dict[str,
     sides: dict[str, Callable[[], object]] = {"model": lambda: full_pass(model, tokens), "bare": bare.forward}
     result = alternate(sides, repeats)
     middle = {side: result[side]["median_cpu_seconds"] for side in sides}
-    ratio, limit = middle["model"] / middle["bare"], LIMITS.get(model.config.name, {}).get(dtype)
+    ratio, limit = middle["model"] / middle["bare"], _limit(model, dtype)
     return {
         "load": load.name,
         "dtype": dtype,
