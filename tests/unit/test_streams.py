@@ -110,6 +110,21 @@ def test_encoding_a_stream_pools_over_all_tiles(model):
 
 
 @torch.no_grad()
+def test_table_over_the_tokens_of_a_tile():
+    """`table_extent: tokens`: every tile has the grid of its own tokens, whatever the others hold."""
+    model = made(table_extent="tokens")
+    tokens = make_tokens([36], 12, (9, 3, 3, 1), dtype=torch.float64, seed=4, ordered=True)
+    keep = (tokens.coords[:, 0] >= STEPS) | (tokens.coords[:, 1] < 2)  # the first tile has two rows, the others three
+    tokens = tokens.select(keep)
+    whole = model.encode(tokens, pool=False).features.feats
+    for tile in split_tiles(tokens, STEPS):
+        rows = tokens.coords[:, 0] // STEPS == tile.coords[0, 0] // STEPS
+        alone = TokenSet(tile.feats, tile.coords, tile.lengths)
+        torch.testing.assert_close(model.encode(alone, pool=False).features.feats, whole[rows], **CLOSE)
+    assert (made().encode(tokens, pool=False).features.feats - whole).abs().max() > 1e-3, "the rule must matter"
+
+
+@torch.no_grad()
 def test_what_a_stream_refuses(model):
     stream = model.decode_stream()
     first, second, third = split_tiles(make_tokens([36], 6, (9, 2, 2, 1), dtype=torch.float64), STEPS)

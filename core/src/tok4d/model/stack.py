@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tok4d.config.schema import StackConfig, TokenizerConfig
 from tok4d.modality import patch_width
-from tok4d.model.tiling import TileMemory, tile
+from tok4d.model.tiling import TileMemory, Tiles, tile
 from tok4d.nn.block import Block
 from tok4d.nn.linear import exact
 from tok4d.nn.norms import make_norm
@@ -47,19 +47,27 @@ class Stack(nn.Module):
 
         With a memory, `tokens` are the next tile of every clip, and the memory says what is cached.
         """
-        x = exact(self.input_layer, tokens.feats)
-        if self.pos_embedder is not None:
-            extents = tokens.extents() if self.table_extent == "grid" else tokens.present_extents()
-            x = x + self.pos_embedder(tokens, extents).to(x.dtype)
         tiles = tile(tokens, self.tile_steps, cached, self.windows) if memory is None else memory.tiles(tokens)
         context = tiles.context(self.head_dim, self.rope, self.rope_scale)
-        x = tiles.group(x)
+        x = self._placed(exact(self.input_layer, tokens.feats), tokens, tiles)
         inner: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
             x = block(x, context, None if memory is None else memory.layers[i])
             if i in layers:
                 inner[i] = tiles.restore(x)
         return tiles.restore(x), inner
+
+    def _placed(self, x: Tensor, tokens: TokenSet, tiles: Tiles) -> Tensor:
+        """Grouped rows with their position embedding."""
+        if self.pos_embedder is None:
+            return tiles.group(x)
+        if self.table_extent == "grid":
+            return tiles.group(x + self.pos_embedder(tokens, tokens.extents()).to(x.dtype))
+        # The released rule: the extent of the tokens present, tile by tile.
+        x = tiles.group(x)
+        each = tiles.as_samples
+        table: Tensor = self.pos_embedder(each, each.present_extents())
+        return x + table.to(x.dtype)
 
 
 class Encoder(Stack):

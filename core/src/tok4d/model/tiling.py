@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -50,6 +51,12 @@ class Tiles:
         if self.order is None:
             return x
         return torch.empty_like(x).index_copy(0, self.order, x)
+
+    @cached_property
+    def as_samples(self) -> TokenSet:
+        """Coordinates and lengths of the groups, each as a sample of its own, without features."""
+        blank = torch.zeros(len(self.coords), 0, device=self.coords.device)
+        return TokenSet(blank, self.coords, self.seqs.lengths)
 
     def context(self, head_dim: int, rope: bool, scale: float = 1.0) -> Context:
         """Boundaries and rotations for the blocks of one stack; `scale` multiplies the coordinates of RoPE."""
