@@ -9,46 +9,23 @@ import torch
 from safetensors.torch import load_file
 
 from tok4d import Tokenizer, TokenSet
-from tok4d.config.schema import FSQConfig, StackConfig, TokenizerConfig
+from tok4d.weights import load_atoken
 
 COMPACT = Path(__file__).parent / "data"
 FULL = Path(__file__).parents[3] / "shared" / "parity"
 ROOT = FULL if FULL.is_dir() else COMPACT  # the compact subset travels with the repository
 
 
-def load_model(folder: Path, fsq: bool = False) -> Tokenizer:
-    """The tiny reference model of one golden folder, weights strictly assigned."""
+def load_model(folder: Path) -> Tokenizer:
+    """The tiny reference model of one golden folder."""
     arch = json.loads((folder / "weights.json").read_text())["arch_cfg"]
-    config = TokenizerConfig(
-        patch_size=arch["patch_size"],
-        latent=arch["latent_channels"],
-        cached_steps=0,
-        table_extent="tokens",
-        encoder=_stack(arch, "encoder"),
-        decoder=_stack(arch, "decoder"),
-        quantizer=FSQConfig() if fsq else None,
-    )
-    model = Tokenizer(config)
+    return load_atoken(load_weights(folder), arch, where=folder)
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The state dict of one golden folder, in float32 (the files hold bf16)."""
     tensors = {**load_file(folder / "weights_encoder.safetensors"), **load_file(folder / "weights_decoder.safetensors")}
-    tensors = {name: tensor.float() for name, tensor in tensors.items()}
-    latent_statistics = {"latent_mean": model.latent_mean, "latent_std": model.latent_std}
-    model.load_state_dict({**tensors, **latent_statistics}, strict=True)
-    return model.eval()
-
-
-def _stack(arch: dict[str, object], part: str) -> StackConfig:
-    def value(name: str) -> int:
-        return int(str(arch[f"{part}_{name}"]))
-
-    return StackConfig(
-        width=value("model_channels"),
-        blocks=value("num_blocks"),
-        heads=value("num_heads"),
-        mlp=value("mlp_channels"),
-        norm="rms" if arch[f"{part}_use_rms_norm"] else "layer",
-        bias=bool(arch[f"{part}_use_bias"]),
-        qk_norm=bool(arch[f"{part}_qk_rms_norm"]),
-    )
+    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def load_case(folder: Path, name: str) -> tuple[TokenSet, dict[str, torch.Tensor]]:
