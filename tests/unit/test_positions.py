@@ -42,6 +42,41 @@ def test_every_sample_gets_the_table_of_its_own_grid(table):
         start += length
 
 
+@pytest.mark.parametrize("side", [1, 3, 16, 27])
+def test_a_table_of_another_side(side):
+    table = PositionTable(4, side)
+    weight = table.position_embedding.weight
+    assert weight.shape == (side * side, 4)
+    assert torch.equal(table.resized(side, side), weight.view(side, side, 4))
+    tokens = make_tokens([10], 1, (1, 2, 5, 1))
+    image = weight.view(1, side, side, 4).permute(0, 3, 1, 2)
+    resized = F.interpolate(image, size=(2, 5), mode="bilinear", align_corners=False, antialias=True)[0]
+    x, y = tokens.coords[:, 1].long(), tokens.coords[:, 2].long()
+    torch.testing.assert_close(table(tokens, tokens.extents()), resized[:, x, y].T)
+
+
+def test_bicubic_is_not_antialiased():
+    """Halving 8 places to 4: the taps of a = -0.75 halfway between two places, (-3, 19, 19, -3) / 32, and no others."""
+    table = PositionTable(1, 8, "bicubic")
+    ramp = torch.tensor([0.0, 1.0, 5.0, 2.0, 0.0, 7.0, 3.0, 4.0])
+    with torch.no_grad():
+        table.position_embedding.weight.copy_(ramp.repeat(8)[:, None])
+    padded = torch.cat([ramp[:1], ramp, ramp[-1:]])
+    taps = torch.tensor([-3.0, 19.0, 19.0, -3.0]) / 32
+    by_hand = torch.stack([padded[2 * i : 2 * i + 4] @ taps for i in range(4)])
+    torch.testing.assert_close(table.resized(8, 4)[..., 0], by_hand.expand(8, 4))
+    smooth = PositionTable(1, 8, "bilinear")
+    smooth.load_state_dict(table.state_dict())
+    assert not torch.allclose(smooth.resized(8, 4), table.resized(8, 4), atol=0.1)
+
+
+def test_the_configuration_decides_on_the_table():
+    model = tiny_tokenizer(table_side=5, table_resize="bicubic")
+    for stack in (model.encoder, model.decoder):
+        assert stack.pos_embedder.position_embedding.weight.shape == (25, 32)
+        assert stack.pos_embedder.resize == "bicubic"
+
+
 def test_dropping_tokens_moves_nothing_unless_the_released_rule_is_asked_for():
     whole = make_tokens([36], 3072)
     kept = whole.coords[:, 1] < 3  # the lower half of the picture goes

@@ -236,7 +236,7 @@ class StageConfig:
         latents: `sample` draws from the posterior, `mean` takes its mean, in training.
         freeze: name prefixes of parameters that stay as they are.
         rope_ramp: RoPE's coordinates are scaled from 0 to 1 over this many steps, so that training starts exactly at
-            a SigLIP2 encoder, which has no RoPE; 0: RoPE acts in full from the first step.
+            a SigLIP2 encoder, which has no RoPE; 0: RoPE acts as the model's `rope_scale` says, by default in full.
     """
 
     steps: int = 1000

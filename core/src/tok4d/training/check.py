@@ -5,23 +5,34 @@ from __future__ import annotations
 import torch
 
 from tok4d.config.loader import load_preset
-from tok4d.config.schema import Curriculum, TaskConfig
+from tok4d.config.schema import Curriculum, TaskConfig, TokenizerConfig
 from tok4d.data.build import build_source
 from tok4d.errors import ConfigError, Tok4dError
 from tok4d.losses.objective import Objective
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
+from tok4d.weights.siglip2 import check_fits
 
 DEFAULT_LOSSES = {"l1": 1.0, "l2": 10.0, "kl": 1e-8}
 
 
-def check_curriculum(curriculum: Curriculum) -> None:
+def check_curriculum(curriculum: Curriculum, *, fresh: bool = True) -> None:
     """Look up everything that the stages name, so that a typo in the last one does not wait for hours of training.
 
+    Args:
+        fresh: whether the run begins at its start; one that is continued has no need of what it started from.
+
     Raises:
-        ConfigError: for a preset, part to freeze, source, option or loss that does not exist, naming stage and task.
+        ConfigError: for a preset, part to freeze, source, option or loss that does not exist, naming stage and task;
+            for a tower to start from that is missing or does not fit, or a `rope_ramp` that cannot be run.
     """
     config = load_preset(curriculum.model.preset, curriculum.model.overrides)
+    if fresh and curriculum.init == "siglip2":
+        try:
+            check_fits(config, curriculum.init_from)
+        except Tok4dError as error:
+            raise ConfigError(f"init_from: {error}") from error
+    _check_ramps(curriculum, config)
     with torch.device("meta"):
         model = Tokenizer(config)
     for name in curriculum.order:
@@ -34,6 +45,25 @@ def check_curriculum(curriculum: Curriculum) -> None:
                 except Tok4dError as error:
                     raise ConfigError(f"stages.{name}.{part}.{key}: {error}") from error
         model.freeze(stage.freeze)
+
+
+def _check_ramps(curriculum: Curriculum, config: TokenizerConfig) -> None:
+    """A ramp starts from nothing and ends where RoPE acts in full; anything else would be a leap in training."""
+    scale = config.rope_scale
+    for position, name in enumerate(curriculum.order):
+        stage, where = curriculum.stages[name], f"stages.{name}.rope_ramp"
+        if not stage.rope_ramp:
+            continue
+        if config.positions == "table":
+            raise ConfigError(f"{where}: this model has no RoPE (positions: table); use positions: joint, or no ramp")
+        if stage.rope_ramp > stage.steps:
+            raise ConfigError(f"{where}: {stage.rope_ramp} steps do not fit into the stage's {stage.steps}")
+        if position and scale != 0:
+            raise ConfigError(
+                f"{where}: earlier stages train with rope_scale {scale:g}, and a ramp starts at 0; ramp in the first "
+                "stage, or set model.overrides.rope_scale: 0"
+            )
+        scale = 1.0
 
 
 def task_objective(task: TaskConfig) -> Objective:

@@ -48,6 +48,7 @@ class TokenizerModule(pl.LightningModule):
         self.ema = ema if ema is not None else AveragedWeights(tokenizer, stage.optimizer.ema)
         self.ema.decay = stage.optimizer.ema
         tokenizer.freeze(stage.freeze)
+        self._ramp_rope()
         self.objectives = {key: task_objective(task) for key, task in stage.tasks.items()}
         # A list, since a ModuleDict refuses ordinary task names such as "train" or "v1.5".
         self._registered = torch.nn.ModuleList(self.objectives.values())
@@ -134,7 +135,17 @@ class TokenizerModule(pl.LightningModule):
         """Step, then count it and average the weights: callbacks that run after the batch see the new state."""
         super().optimizer_step(*args, **kwargs)
         self.trained += 1
+        self._ramp_rope()
         self.ema.update(self.tokenizer, self.total_trained)
+
+    def _ramp_rope(self) -> None:
+        """The encoder's RoPE scale of the next step: a pure function of the steps trained, so that resuming is exact.
+
+        What is validated and saved after a step has it too. The decoder has RoPE in full from the start: it learns
+        from nothing, so there is no model without RoPE to begin at. Without a ramp the model's own scale stays.
+        """
+        if self.stage.rope_ramp:
+            self.tokenizer.set_rope_scale(min(1.0, self.trained / self.stage.rope_ramp))
 
 
 def unpatchify(model: Tokenizer, batch: Batch, patches: TokenSet, *, use_head: bool = True) -> list[Sample]:

@@ -92,8 +92,9 @@ def train(
             unusable data, or a loss that is not finite.
         KeyboardInterrupt: for Ctrl-C; the run continues from its last checkpoint.
     """
-    check_curriculum(curriculum)
-    progress = _resume(curriculum, out) if resume and (out / "checkpoints" / "last").exists() else None
+    resuming = resume and (out / "checkpoints" / "last").exists()
+    check_curriculum(curriculum, fresh=not resuming)
+    progress = _resume(curriculum, out) if resuming else None
     if progress is None:
         _refuse_existing(out, resume)
         progress = _Progress(fresh_model(curriculum))

@@ -1,4 +1,6 @@
-"""How a run starts: a fresh model from the curriculum's preset, at random or at the PCA of its training patches."""
+"""How a run starts: a fresh model from the curriculum's preset, at random, at the PCA of its training patches,
+or with a SigLIP2 vision tower in the encoder.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from tok4d.modality import PatchSize
 from tok4d.model.pca import PatchPCA, used_channels
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.weights.linear import init_linear
+from tok4d.weights.siglip2 import init_from_siglip2
 
 MAX_PATCHES = 100_000
 
@@ -32,6 +35,8 @@ def fresh_model(curriculum: Curriculum) -> Tokenizer:
     if curriculum.init == "linear":
         task = next(iter(curriculum.stages[curriculum.order[0]].tasks.values()))
         init_linear(model, fit_pca(task, model.patch_size, curriculum.init_samples, curriculum.seed))
+    elif curriculum.init == "siglip2":
+        init_from_siglip2(model, curriculum.init_from)
     return model
 
 
