@@ -187,10 +187,11 @@ def _schema_of(schema: Any, key: str, value: Any) -> Any:
 
 
 def _nested() -> dict[tuple[str, str], Any]:
-    from tok4d.config.schema import FSQConfig, StageConfig, TaskConfig
+    from tok4d.config.schema import FSQConfig, StageConfig, TaskConfig, TextConfig
 
     return {
         ("TokenizerConfig", "quantizer"): FSQConfig,
+        ("TokenizerConfig", "text"): TextConfig,
         ("Curriculum", "stages"): StageConfig,
         ("StageConfig", "tasks"): TaskConfig,
         ("StageConfig", "validation"): TaskConfig,
