@@ -27,6 +27,7 @@ class Context:
         rotation: complex `[T, P]`, or None for a model without RoPE.
         key_order: which token each key comes from, int64 `[S]`; None: every segment sees its own tokens only.
         key_seqs, key_rotation: boundaries and rotations `[S, P]` of the keys, when there is a `key_order`.
+        softcap: of the attention logits, see `attend`; None: none.
     """
 
     seqs: Seqs
@@ -34,6 +35,7 @@ class Context:
     key_order: Tensor | None = None
     key_seqs: Seqs | None = None
     key_rotation: Tensor | None = None
+    softcap: float | None = None
 
 
 class KeyMemory:
@@ -81,7 +83,7 @@ class SelfAttention(nn.Module):
         if context.rotation is not None and key_rotation is not None:
             free = not q.requires_grad  # without gradients nobody reads q and k again
             q, k = rotate(q, context.rotation, overwrite=free), rotate(k, key_rotation, overwrite=free)
-        out_THD = attend(q.to(v.dtype), k.to(v.dtype), v, context.seqs, context.key_seqs)
+        out_THD = attend(q.to(v.dtype), k.to(v.dtype), v, context.seqs, context.key_seqs, softcap=context.softcap)
         out: Tensor = self.to_out(out_THD.flatten(1))
         return out
 
