@@ -132,7 +132,12 @@ class PieceMean(SampleMean):
         self.begin()
         self.total += score
         self.count += 1
+        self._computed, self._update_count = None, self._update_count + 1  # as torchmetrics does around `update`
         return score
+
+    def reset(self) -> None:
+        super().reset()
+        self.begin()
 
     def score(self, reconstruction: Tensor, target: Tensor) -> float:
         self.begin()

@@ -23,7 +23,7 @@ class GaussianConfig:
         latent: channels that the decoder reads, the first ones of its input.
         width, blocks, heads, mlp: of the transformer.
         window: side of the attention windows in voxels.
-        softcap: attention logits become softcap * tanh(logits / softcap); None: as they are.
+        softcap: attention logits become softcap * tanh(logits / softcap); None: as they are (the release runs with 30).
         num_gaussians: Gaussians per voxel.
         voxel_size: how far a Gaussian may leave its voxel: its centre stays within this many half voxels.
         filter_2d: pixels^2 that the renderer adds to a projected covariance (its `eps2d`).
@@ -39,7 +39,7 @@ class GaussianConfig:
     heads: int = 12
     mlp: int = 3072
     window: int = 8
-    softcap: Optional[float] = 30.0
+    softcap: Optional[float] = None
     num_gaussians: int = 32
     voxel_size: float = 1.5
     filter_2d: float = 0.1
