@@ -158,7 +158,7 @@ def known_suffixes(name: str | None) -> list[str]:
             suffixes += modality(candidate).suffixes
         except PluginError as error:
             note(f"warning: {error}")
-    return suffixes
+    return list(dict.fromkeys(suffixes))
 
 
 def output_paths(inputs: Sequence[Path], out: Path, name: Callable[[Path], tuple[str, str]]) -> list[Path]:

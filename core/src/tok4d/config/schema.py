@@ -237,6 +237,8 @@ class StageConfig:
         freeze: name prefixes of parameters that stay as they are.
         rope_ramp: RoPE's coordinates are scaled from 0 to 1 over this many steps, so that training starts exactly at
             a SigLIP2 encoder, which has no RoPE; 0: RoPE acts as the model's `rope_scale` says, by default in full.
+        repeat_first_frame: when the stage begins, the decoder's output for the first frame of a patch is copied to its
+            other frames, so that a model of pictures begins with stills.
     """
 
     steps: int = 1000
@@ -246,6 +248,7 @@ class StageConfig:
     latents: str = "sample"
     freeze: list[str] = field(default_factory=list)
     rope_ramp: int = 0
+    repeat_first_frame: bool = False
 
     def check(self, name: str) -> None:
         """Raise ConfigError for an unusable stage."""

@@ -39,6 +39,7 @@ from tok4d.training.module import TokenizerModule
 from tok4d.training.optim import AveragedWeights
 from tok4d.training.start import fresh_model
 from tok4d.weights.folder import write_text
+from tok4d.weights.growth import repeat_first_frame
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,8 @@ def _fit(
 ) -> None:
     stage = curriculum.stages[name]
     model = progress.model.train()
+    if progress.start == 0:
+        _grow(stage, model, progress.ema)
     module = TokenizerModule(model, stage, progress.start, progress.total - progress.start, progress.ema)
     inputs = model.config.inputs
     data = StageData(stage, name, curriculum.seed, model.patch_size, progress.start, curriculum.workers, inputs)
@@ -151,6 +154,16 @@ def _fit(
     progress.ema, progress.total, progress.bad = module.ema, module.total_trained, meter.bad
     result.tokens_per_second, result.waiting_share = meter.rate, meter.waiting_share
     result.bad_files = meter.bad
+
+
+def _grow(stage: StageConfig, model: Tokenizer, ema: AveragedWeights | None) -> None:
+    """What the stage changes in the model before its first step, in the weights and in their averages alike."""
+    if stage.repeat_first_frame:
+        repeat_first_frame(model)
+        if ema is not None:
+            ema.swap(model)
+            repeat_first_frame(model)
+            ema.swap(model)
 
 
 def _uninterrupted(trainer: pl.Trainer, module: TokenizerModule, data: StageData) -> None:
