@@ -47,7 +47,7 @@ class SampleMean(Metric):
         field: key of the tensor in `Sample.data` that is compared.
     """
 
-    higher_is_better = True
+    higher_is_better: bool | None = True  # None: a signed value, best at 0
     is_differentiable = False
     full_state_update = False
 

@@ -26,14 +26,16 @@ class MetricChecks(Case):
     def test_metrics_order_reconstructions(self, modality: Modality, samples: list[Sample]) -> None:
         worse = [perturbed(sample, modality.field) for sample in samples]
         for name, factory in modality.metrics().items():
-            upwards = getattr(factory(), "higher_is_better", None)
-            if upwards not in (True, False):
-                fail(f"metric {name!r} must set higher_is_better to True or False, got {upwards!r}")
+            upwards = getattr(factory(), "higher_is_better", "nothing")
+            if upwards not in (True, False, None):
+                fail(f"metric {name!r} must set higher_is_better to True, False or None (best at 0), got {upwards!r}")
             best = _value(factory, [copy_of(sample) for sample in samples], samples)
             value = _value(factory, worse, samples)
             if not math.isfinite(best) or not math.isfinite(value):
                 fail(f"metric {name!r} gives {best} on identical and {value} on noisy input; bound it, say at 100 dB")
-            if best == value or (best > value) != upwards:
+            if upwards is None:
+                best, value = -abs(best), -abs(value)
+            if best == value or (best > value) != (upwards is not False):
                 fail(
                     f"metric {name!r} gives {best:.6g} on identical and {value:.6g} on noisy input, but "
                     f"higher_is_better is {upwards}; identical input must be best"
