@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from tok4d.config.loader import load_curriculum
+from tok4d.plugins.registry import modality
 
 TOK4D = str(Path(sys.executable).parent / "tok4d")
 
@@ -20,21 +22,26 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([TOK4D, *arguments], cwd=cwd, capture_output=True, text=True)
 
 
-def check_report(out: Path) -> dict[str, float]:
+def check_report(out: Path) -> dict[str, Any]:
     """Every picture that the page shows is there, of the original's size; the numbers are those of results.json."""
     page = (out / "index.html").read_text()
     rows = json.loads((out / "results.json").read_text())["rows"]
     assert rows
-    assert set(re.findall(r'src="([^"]+)"', page)) == {file for row in rows for file in row["pictures"].values()}
+    shown = {file for row in rows for kind in ("pictures", "clips") for file in row[kind].values()}
+    assert set(re.findall(r'src="([^"]+)"', page)) == shown
     assert "http" not in re.sub(r"<footer>.*", "", page), "the page must work without a network"
     for row in rows:
         assert row["key"] in page
-        _, height, width = row["shape"]
+        *frames, _, height, width = row["shape"]
         for file in row["pictures"].values():
-            assert Image.open(out / file).size == (width, height)
-        token_file = next((out / "tokens").glob(f"*-{Path(row['key']).stem}.tok.safetensors"))
+            size = Image.open(out / file).size
+            assert frames or size == (width, height)
+        for file in row["clips"].values():
+            clip = modality(row["modality"]).read(out / file)
+            assert list(clip.data["video"].shape) == row["shape"]
+        (token_file,) = (out / "tokens").glob(f"{rows.index(row):02d}-*.tok.safetensors")
         assert token_file.stat().st_size == row["file_bytes"]
-    summary: dict[str, float] = json.loads((out / "results.json").read_text())["summary"]
+    summary: dict[str, Any] = json.loads((out / "results.json").read_text())["summary"]
     return summary
 
 
@@ -64,8 +71,9 @@ def test_demo_on_photographs(tmp_path: Path) -> None:
     done = run("demo", "stages.images.steps=2", "-o", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     summary = check_report(tmp_path / "out")
-    assert abs(summary["median gain over PCA (dB)"]) < 0.05
-    assert summary["pca psnr"] > 25
+    image = summary["modalities"]["image"]
+    assert abs(image["median gain over PCA (dB)"]) < 0.05
+    assert image["pca psnr"] > 25
 
 
 def test_demo_trains_long_enough_to_mean_something() -> None:

@@ -161,7 +161,11 @@ class Modality(ABC):
         """
 
     def stream(
-        self, path: str | Path, frames: int, patch_size: PatchSize = DEFAULT_PATCH, **options: Any
+        self,
+        path: str | Path,
+        frames: int,
+        patch_size: PatchSize = DEFAULT_PATCH,
+        options: Mapping[str, Any] | None = None,
     ) -> SampleStream | None:
         """One file in pieces of `frames` frames, or None (the default) where files are read whole.
 

@@ -40,7 +40,7 @@ class Piece:
 def open_stream(owner: Modality, path: str | Path, model: Tokenizer, options: Mapping[str, Any]) -> SampleStream | None:
     """The file in pieces of one temporal tile of the model, or None where the modality reads files whole."""
     chosen = owner.configured(model.config.inputs.get(owner.name, {}))
-    return chosen.stream(path, model.config.tile_steps * model.patch_size[0], model.patch_size, **options)
+    return chosen.stream(path, model.config.tile_steps * model.patch_size[0], model.patch_size, options)
 
 
 def pieces(stream: SampleStream, owner: Modality, model: Tokenizer) -> Iterator[Piece]:

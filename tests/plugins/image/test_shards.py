@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests_image_files import VARIANTS, encoded, picture
 
+from tok4d.data.shards import expand, index_shard
 from tok4d.errors import ConfigError, DataError
-from tok4d_image.shards import ImageShards, expand, index_shard
+from tok4d_image.shards import ImageShards
 
 
 def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:

@@ -48,14 +48,29 @@ def demo(
 
 
 def _render(report: Report, out: Path) -> None:
-    metrics = list(report.rows[0].scores["model"])
     names = {"pca": "PCA", "model": "tok4d", "model, sampled": "sampled"}
-    columns = ["held out", "tokens", *[f"{name} {metric}" for metric in metrics for name in names.values()], "gain dB"]
-    rows = [
-        [row.key, row.tokens, *[row.scores[method][metric] for metric in metrics for method in names], row.gain]
-        for row in report.rows
-    ]
-    table(columns, rows)
-    typer.echo()
-    table(["measured", "value"], list(report.summary().items()))
+    summary = report.summary()
+    for modality, measured in summary.pop("modalities").items():
+        some = [row for row in report.rows if row.modality == modality]
+        metrics = list(some[0].scores["model"])
+        columns = [
+            modality,
+            "tokens",
+            *[f"{name} {metric}" for metric in metrics for name in names.values()],
+            "gain dB",
+        ]
+        rows = [
+            [row.key, row.tokens, *[row.scores[method][metric] for metric in metrics for method in names], row.gain]
+            for row in some
+        ]
+        table(columns, rows, (modality,))
+        typer.echo()
+        table([f"measured, {modality}", "value"], list(measured.items()))
+        typer.echo()
+    stages = summary.pop("stages")
+    if len(stages) > 1:
+        keys = list(dict.fromkeys(key for stage in stages for key in stage if "/" in key))
+        table(["after stage", *keys], [[stage["stage"], *[stage.get(key) for key in keys]] for stage in stages])
+        typer.echo()
+    table(["run", "value"], list(summary.items()))
     typer.echo(f"\nreport: {(out / 'index.html').resolve()}")

@@ -25,8 +25,21 @@ def _pip(package: Package, folder: Path) -> list[str]:
     if importlib.util.find_spec("pip") is None:
         raise Tok4dError(f"pip is missing in {sys.executable} (try `python -m ensurepip`)")
     quiet = ["--quiet", "--disable-pip-version-check", "--no-input", "--retries", "2"]
-    pin = f"{package.name}=={package.version}"
-    return [sys.executable, "-m", "pip", "download", *quiet, *_WHEEL, "-d", str(folder), pin]
+    wanted = [*_WHEEL, f"{package.name}=={package.version}"]
+    if package.file.endswith((".tar.gz", ".zip")):
+        wanted = ["--no-deps", "--no-binary=:all:", "--require-hashes", "-r", str(_hashed(package, folder))]
+    return [sys.executable, "-m", "pip", "download", *quiet, "-d", str(folder), *wanted]
+
+
+def _hashed(package: Package, folder: Path) -> Path:
+    """A requirements file with the hash of a source archive.
+
+    pip runs the build script of such an archive to read its metadata, so it has to be checked before, not only after.
+    """
+    path = folder / "pip" / "requirements.txt"  # in a folder of its own: one file alone may arrive
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n", encoding="utf-8")
+    return path
 
 
 def _npm(package: Package, folder: Path) -> list[str]:

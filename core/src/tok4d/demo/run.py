@@ -2,13 +2,14 @@
 
 OUT/run/                  the training run (see `tok4d.training.run`)
 OUT/tokens/NAME.tok.safetensors
-OUT/pictures/NAME.{original,pca,model}.png
+OUT/pictures/NAME.{original,pca,model}.png, and .mp4 or the like for samples that move
 OUT/index.html, OUT/results.json
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from tok4d.config.schema import Curriculum
 from tok4d.data.batches import Batch, validation_batches
 from tok4d.demo.report import write_report
-from tok4d.errors import ConfigError
+from tok4d.errors import ConfigError, Tok4dError
 from tok4d.metrics import score_one
 from tok4d.modality import Modality, Sample
 from tok4d.model.pca import PatchPCA
@@ -31,6 +32,8 @@ from tok4d.training.module import unpatchify
 from tok4d.training.run import Result
 from tok4d.training.start import fit_pca
 from tok4d.weights.folder import write_text
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Row:
     file_bytes: int
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # method -> metric -> value
     pictures: dict[str, str] = field(default_factory=dict)  # method -> file, relative to the report
+    clips: dict[str, str] = field(default_factory=dict)  # the same, for samples that move
 
     @property
     def gain(self) -> float:
@@ -53,29 +57,41 @@ class Row:
 
 @dataclass
 class Report:
-    """Everything the demo measured."""
+    """Everything the demo measured.
+
+    Attributes:
+        rows: held-out samples.
+        training: what was trained, and how fast.
+        latents: statistics of the held-out samples' latents.
+        stages: validation at the end of every stage, `{modality/metric: value}` with the stage's name.
+    """
 
     rows: list[Row]
     training: dict[str, Any]
     latents: dict[str, float]
+    stages: list[dict[str, Any]]
 
     def summary(self) -> dict[str, Any]:
-        """Means over the samples, and the paired gain over the PCA."""
-        gains = [row.gain for row in self.rows]
-        means = {
-            f"{method} {metric}": statistics.mean(row.scores[method][metric] for row in self.rows)
-            for method in self.rows[0].scores
-            for metric in self.rows[0].scores[method]
-        }
-        return {
-            "samples": len(self.rows),
-            "tokens per sample": statistics.mean(row.tokens for row in self.rows),
-            **means,
-            "median gain over PCA (dB)": statistics.median(gains),
-            "least gain over PCA (dB)": min(gains),
-            **self.training,
-            **self.latents,
-        }
+        """Means over the samples of every modality with the paired gain over the PCA, and what was trained."""
+        names = list(dict.fromkeys(row.modality for row in self.rows))
+        measured = {name: _summary([row for row in self.rows if row.modality == name]) for name in names}
+        return {**self.training, **self.latents, "modalities": measured, "stages": self.stages}
+
+
+def _summary(rows: list[Row]) -> dict[str, Any]:
+    gains = [row.gain for row in rows]
+    means = {
+        f"{method} {metric}": statistics.mean(row.scores[method][metric] for row in rows)
+        for method in rows[0].scores
+        for metric in rows[0].scores[method]
+    }
+    return {
+        "samples": len(rows),
+        "tokens per sample": statistics.mean(row.tokens for row in rows),
+        **means,
+        "median gain over PCA (dB)": statistics.median(gains),
+        "least gain over PCA (dB)": min(gains),
+    }
 
 
 def check_demo(curriculum: Curriculum) -> None:
@@ -113,13 +129,20 @@ def evaluate_run(curriculum: Curriculum, result: Result, out: Path) -> Report:
                 row, mean = _evaluate(model, digest, pca, one, out, f"{len(rows):02d}-{Path(one.keys[0]).stem}")
                 rows.append(row)
                 means.append(mean)
-    report = Report(rows, _training(curriculum, result, model), latent_statistics(torch.cat(means)))
+    report = Report(
+        rows, _training(curriculum, result, model), latent_statistics(torch.cat(means)), _stages(curriculum, result)
+    )
     summary, plain = report.summary(), [asdict(row) for row in rows]
     write_text(out / "results.json", json.dumps({"summary": summary, "rows": plain}, indent=1))
-    write_report(
-        out / "index.html", [row | {"gain": made.gain} for row, made in zip(plain, rows, strict=True)], summary
-    )
+    shown = [row | {"gain": made.gain} for row, made in zip(plain, rows, strict=True)]
+    write_report(out / "index.html", shown, summary)
     return report
+
+
+def _stages(curriculum: Curriculum, result: Result) -> list[dict[str, Any]]:
+    """The last validation of every stage, in order."""
+    last = {row["stage"]: row for row in result.validation}
+    return [last[name] for name in curriculum.order if name in last]
 
 
 @torch.no_grad()
@@ -148,6 +171,7 @@ def _evaluate(
         row.scores[method] = scores
     for method in ("original", "pca", "model"):
         row.pictures.update(_picture(host, samples[method], method, out, name))
+        row.clips.update(_clip(host, samples[method], method, out, name))
     return row, encoded.posterior.mean
 
 
@@ -158,6 +182,19 @@ def _picture(host: Modality, sample: Sample, method: str, out: Path, name: str) 
         return {}
     file = f"pictures/{name}.{method}.png"
     pictures[0].save(out / file)
+    return {method: file}
+
+
+def _clip(host: Modality, sample: Sample, method: str, out: Path, name: str) -> dict[str, str]:
+    """The sample in its own format, for what moves; nothing for what stands still, or where it cannot be written."""
+    if not host.streams:
+        return {}
+    file = f"pictures/{name}.{method}{host.suffixes[0]}"
+    try:
+        host.write(sample, out / file)
+    except Tok4dError as error:  # an encoder that is not installed is no reason to lose the report
+        log.warning("%s", error)
+        return {}
     return {method: file}
 
 
