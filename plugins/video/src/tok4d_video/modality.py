@@ -146,6 +146,7 @@ class VideoModality(Modality):
         from tok4d_video.clips import VideoClips
         from tok4d_video.manifest import VideoManifest
         from tok4d_video.moving import VideoMoving
+        from tok4d_video.pans import VideoPans
         from tok4d_video.shards import VideoShards
         from tok4d_video.sources import VideoFolder
 
@@ -155,6 +156,7 @@ class VideoModality(Modality):
             "shards": VideoShards,
             "clips": VideoClips,
             "moving": VideoMoving,
+            "pans": VideoPans,
         }
 
     def preview(self, sample: Sample) -> list[Image]:
