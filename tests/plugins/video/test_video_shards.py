@@ -102,7 +102,7 @@ def test_bad_clips_name_shard_and_member_and_leave_nothing(files: list[Path], tm
 def test_a_frame_that_cannot_be_decoded_names_the_member(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(self: Clip, chunk: int, indices: np.ndarray) -> object:
+    def failing(self: Clip, *_: object) -> object:
         raise DataError(self.path, "frame 3 cannot be decoded")
 
     path = write_tar(tmp_path / "x.tar", [("a.mp4", files[0].read_bytes())])

@@ -166,6 +166,7 @@ def test_files_are_opened_anew_after_a_fork(folder: Path) -> None:
     wanted = [source.load(i).data["video"] for i in range(3)]
 
     def child(queue: multiprocessing.SimpleQueue) -> None:
+        torch.set_num_threads(1)  # a fork has none of its parent's threads to wait for
         before = set(map(id, source.store._open.values()))
         same = all(torch.equal(source.load(i).data["video"], wanted[i]) for i in range(3))
         queue.put((same, bool(before & set(map(id, source.store._open.values())))))
@@ -183,9 +184,9 @@ def test_clips_are_decoded_once_while_they_fit(folder: Path, monkeypatch: pytest
     decoded: list[int] = []
     stream = Clip.stream
 
-    def counting(self: Clip, chunk: int, indices: np.ndarray) -> object:
+    def counting(self: Clip, chunk: int, indices: np.ndarray, resize: object = None) -> object:
         decoded.append(len(indices))
-        return stream(self, chunk, indices)
+        return stream(self, chunk, indices, resize)
 
     monkeypatch.setattr(Clip, "stream", counting)
     source = VideoFolder("video", path=str(folder), frames=4)
@@ -242,10 +243,10 @@ def test_a_damaged_frame_elsewhere_spoils_nothing(tmp_path: Path) -> None:
     failures = [True]
 
     class Failing(MovingClip):
-        def stream(self, chunk: int, indices: np.ndarray) -> object:
+        def stream(self, chunk: int, indices: np.ndarray, resize: object = None) -> object:
             if 20 in np.asarray(indices) and failures:
                 raise DataError("a", "frame 20 is damaged")
-            return super().stream(chunk, indices)
+            return super().stream(chunk, indices, resize)
 
     clip = Failing(0, 0, 24, 16)
     for _ in range(2):

@@ -44,7 +44,9 @@ class OpenClip(Protocol):
     def width(self) -> int: ...
     @property
     def times(self) -> NDArray[np.float64]: ...
-    def stream(self, chunk: int, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Iterator[Tensor]: ...
+    def stream(
+        self, chunk: int, indices: Sequence[int] | NDArray[np.integer[Any]], resize: Resize | None = None
+    ) -> Iterator[Tensor]: ...
     def close(self) -> None: ...
 
 
@@ -160,7 +162,7 @@ class ClipStore:
         """Frames `[n, h, w, 3]`, in chunks so that few of them are in memory at full size."""
         frames = torch.empty(len(numbers), *self.resize.result(clip.height, clip.width), 3, dtype=torch.uint8)
         place = 0
-        for chunk in map(self.resize, clip.stream(CHUNK, numbers)):
+        for chunk in clip.stream(CHUNK, numbers, self.resize):
             frames[place : place + len(chunk)] = chunk
             place += len(chunk)
         return frames

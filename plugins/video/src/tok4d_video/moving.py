@@ -21,6 +21,7 @@ from tok4d.errors import ConfigError, DataError
 from tok4d.modality import Sample
 from tok4d_video.augment import VideoOptions
 from tok4d_video.decoded import ClipStore
+from tok4d_video.resizing import Resize
 
 FPS = Fraction(24)
 SHAPES = ("disc", "square", "triangle", "ring")
@@ -140,11 +141,14 @@ class MovingClip:
         """Seconds at which each frame is shown."""
         return np.arange(self.length) / float(FPS)
 
-    def stream(self, chunk: int, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Iterator[Tensor]:
-        """Frames in chunks, uint8 `[n, H, W, 3]`."""
+    def stream(
+        self, chunk: int, indices: Sequence[int] | NDArray[np.integer[Any]], resize: Resize | None = None
+    ) -> Iterator[Tensor]:
+        """Frames in chunks, uint8 `[n, H, W, 3]`, resized."""
         for first in range(0, len(indices), chunk):
             frames = [self._draw(int(number)) for number in indices[first : first + chunk]]
-            yield torch.from_numpy(np.stack(frames))
+            made = torch.from_numpy(np.stack(frames))
+            yield made if resize is None else resize(made)
 
     def close(self) -> None:
         """Nothing is open."""
