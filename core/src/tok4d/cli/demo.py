@@ -52,7 +52,7 @@ def _render(report: Report, out: Path) -> None:
     summary = report.summary()
     for modality, measured in summary.pop("modalities").items():
         some = [row for row in report.rows if row.modality == modality]
-        metrics = list(some[0].scores["model"])
+        metrics = [name for name in ("psnr", "ssim") if name in some[0].scores["model"]]  # the page has them all
         columns = [
             modality,
             "tokens",
@@ -65,7 +65,7 @@ def _render(report: Report, out: Path) -> None:
         ]
         table(columns, rows, (modality,))
         typer.echo()
-        table([f"measured, {modality}", "value"], list(measured.items()))
+        table([f"mean, {modality}", "value"], list(measured.items()))
         typer.echo()
     stages = summary.pop("stages")
     if len(stages) > 1:

@@ -1,1 +1,1 @@
-"""Video modality of tok4d. This package reserves its place in the distribution; it registers no plugin yet."""
+"""Video modality of tok4d: clips of any length, container and size, their sources and metrics."""
