@@ -10,15 +10,24 @@ if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
     exit 1
 fi
 
-# Debian's Python comes without venv; everything else is in the wheels.
-missing=""
+# Debian's Python comes without venv; nearly everything else is in the wheels.
+missing="" wanted=""
 "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
-if [ -n "$missing" ]; then
+if [ "$(uname)" = Linux ]; then  # what the ray caster of the 3D plugin (open3d) links to, its wheel does not bring
+    for pair in libusb-1.0.so.0:libusb-1.0-0 libEGL.so.1:libegl1 libGL.so.1:libgl1 libgomp.so.1:libgomp1 \
+        libX11.so.6:libx11-6; do
+        "$PYTHON" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "${pair%%:*}" 2>/dev/null ||
+            wanted="$wanted ${pair##*:}"
+    done
+fi
+if [ -n "$missing$wanted" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
-    else
-        echo "error: system packages are missing; run: sudo apt-get install -y$missing" >&2
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing $wanted
+    elif [ -n "$missing" ]; then
+        echo "error: system packages are missing; run: sudo apt-get install -y$missing$wanted" >&2
         exit 1
+    else
+        echo "note: 3D rendering needs system libraries; on Debian: sudo apt-get install -y$wanted" >&2
     fi
 fi
 

@@ -1,4 +1,4 @@
-"""The README's commands run as written, in order, by a shell, on a real photograph."""
+"""The README's commands run as written, in order, by a shell, on a real photograph and a clip."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from tok4d_video.writing import VideoWriter
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows, columns = np.mgrid[0:90, 0:140]
     picture = np.stack([rows * 2, columns, (rows + columns) % 256], -1).astype(np.uint8)
     Image.fromarray(picture).save(made / "photo.jpg", quality=95)
+    frames = torch.from_numpy(np.stack([np.roll(picture, shift, 1)[:40, :56] for shift in range(20)]))
+    with VideoWriter(made / "clip.mp4", 25) as writer:
+        writer.write(frames)
     return made
 
 
