@@ -206,3 +206,16 @@ def test_without_pyav_the_error_says_what_to_install(tmp_path: Path, monkeypatch
 
 def test_every_codec_of_the_variants_is_in_this_build() -> None:
     assert {v.get("codec", "libx264") for v in VARIANTS.values()} <= set(made_clips.av.codecs_available)
+
+
+def test_a_clip_that_decord_would_hold_whole_goes_to_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = exact(tmp_path / "a.mp4")
+    with open_clip(path) as clip:
+        assert clip.reader == "decord"
+        size = len(clip) * clip.height * clip.width * 3
+    monkeypatch.setattr("tok4d_video.reading.MAX_AHEAD", size - 1)
+    with open_clip(path) as clip:
+        assert clip.reader == "pyav"
+        assert "decodes ahead" in clip.fallback
+    with open_clip(path, reader="decord") as clip:
+        assert clip.reader == "decord", "who asks for it gets it"

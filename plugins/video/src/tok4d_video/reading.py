@@ -31,6 +31,7 @@ from tok4d_video.resizing import Resize
 Numbers = Sequence[int] | NDArray[np.integer[Any]]
 READERS = ("auto", "decord", "pyav")
 CHUNK = 16
+MAX_AHEAD = 2**28  # bytes of all frames of a clip that `auto` gives to decord
 
 
 class FrameReader(Protocol):
@@ -48,7 +49,8 @@ class ClipOptions:
     """Options of opening a clip.
 
     Attributes:
-        reader: `decord`, `pyav`, or `auto`: decord, and PyAV where decord is not installed or unsuited to the file.
+        reader: `decord`, `pyav`, or `auto`: decord, and PyAV where decord is not installed or unsuited to the file: some
+            formats, and clips whose frames together exceed `MAX_AHEAD`, since decord decodes ahead without a bound.
         background: colour under transparent pixels: a CSS name or `#rrggbb`.
         max_pixels: largest width * height of a frame, checked in the header before anything is decoded.
         threads: of the decoder; 0: as many as it likes. Pixels do not depend on it.
@@ -197,6 +199,8 @@ def open_clip(path: str | Path, **options: Any) -> Clip:
     asked = ClipOptions.parse(options)
     info, index = examine(path, asked.max_pixels)
     reason = unsuited(info, index)
+    if asked.reader == "auto" and not reason:
+        reason = _too_large_for_decord(info)
     if asked.reader == "decord" and reason:
         raise DataError(path, f"{reason}; use reader='auto' or 'pyav'")
     if asked.reader != "pyav" and not reason:
@@ -208,3 +212,11 @@ def open_clip(path: str | Path, **options: Any) -> Clip:
             reason = error.reason if isinstance(error, DataError) else str(error)
     frames = PyavReader(path, info, index, asked.colour(), asked.max_pixels, asked.threads)
     return Clip(path, info, index, frames, reason if asked.reader == "auto" else "")
+
+
+def _too_large_for_decord(info: VideoInfo) -> str:
+    """decord decodes ahead in a thread of its own, without a bound: a slow reader ends up with all frames in memory."""
+    size = info.frames * info.height * info.width * 3
+    if size <= MAX_AHEAD:
+        return ""
+    return f"its frames take {size / 2**30:.1f} GiB, and decord decodes ahead as far as it gets"
