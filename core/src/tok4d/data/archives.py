@@ -26,8 +26,11 @@ def unpack(
     folder: Path,
     wanted: Callable[[str], bool] = lambda name: True,
     max_bytes: int = MAX_BYTES,
+    parents: int = 0,
 ) -> list[Path]:
     """Unpack the members that match a glob pattern and whose base name is `wanted` into `folder`, under base names.
+
+    With `parents`, that many of the folders above a member go before its name, joined by `-`.
 
     Raises:
         DataError: when the archive is damaged, a pattern matches nothing, or a matching member is a link, has an
@@ -44,11 +47,12 @@ def unpack(
     for name, plain, stream in members:
         hits = [pattern for pattern in patterns if fnmatchcase(name, pattern)]
         matched.update(hits)
-        if not hits or not wanted(PurePosixPath(name).name):
+        flat = "-".join(PurePosixPath(name).parts[-1 - parents :])
+        if not hits or not wanted(flat):
             continue
         _refuse_unsafe(archive, name, plain)
-        max_bytes -= _copy(archive, name, stream, folder / PurePosixPath(name).name, max_bytes)
-        found.append(folder / PurePosixPath(name).name)
+        max_bytes -= _copy(archive, name, stream, folder / flat, max_bytes)
+        found.append(folder / flat)
     if missing := [pattern for pattern in patterns if pattern not in matched]:
         raise DataError(archive, f"has no member like {', '.join(missing)}")
     return found

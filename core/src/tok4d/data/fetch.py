@@ -126,7 +126,7 @@ def _verify(path: Path, package: Package) -> None:
 
 def _unpack(recipe: Recipe, package: Package, archive: Path, folder: Path) -> None:
     listed = {item.file for item in recipe.items}
-    unpack(archive, package.members, folder, wanted=lambda name: not listed or name in listed)
+    unpack(archive, package.members, folder, lambda name: not listed or name in listed, parents=package.parents)
 
 
 def _finish(recipe: Recipe, folder: Path) -> None:

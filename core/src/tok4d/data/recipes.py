@@ -32,6 +32,8 @@ class Package:
         sha256: of that file, lower-case hex.
         members: glob patterns of the files inside to unpack, flat into one folder; where the recipe lists items, only
             those.
+        parents: how many of the folders above a file its name keeps, joined by `-`: with 1, `left/a.glb` becomes
+            `left-a.glb`. For packages that tell their files apart by folder.
     """
 
     registry: str
@@ -40,6 +42,7 @@ class Package:
     file: str
     sha256: str
     members: tuple[str, ...]
+    parents: int = 0
 
     def __post_init__(self) -> None:
         if self.registry not in REGISTRIES:
@@ -53,6 +56,8 @@ class Package:
             raise ConfigError(f"package {self.name!r}: sha256 must be 64 lower-case hex digits, got {self.sha256!r}")
         if not self.members:
             raise ConfigError(f"package {self.name!r}: members must name at least one file to unpack")
+        if self.parents < 0:
+            raise ConfigError(f"package {self.name!r}: parents must be at least 0, got {self.parents}")
 
     @property
     def pinned(self) -> str:
@@ -115,7 +120,11 @@ class Recipe:
     @property
     def digest(self) -> str:
         """Identity of everything that decides what is on disk."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        content = asdict(self)
+        for package in content["packages"]:
+            if not package["parents"]:
+                del package["parents"]  # what was fetched before there was such a field stays valid
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load_recipe(name: str | Path) -> Recipe:
@@ -183,7 +192,7 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
         return tuple(_typed(item, str, where) for item in _list(value, where))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind in (str, float, bool) and not isinstance(value, kind):
+    if kind in (str, float, bool, int) and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise ConfigError(f"{where} must be a {kind.__name__}, got {value!r}")
     return value
 

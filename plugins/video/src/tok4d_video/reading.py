@@ -49,8 +49,8 @@ class ClipOptions:
     """Options of opening a clip.
 
     Attributes:
-        reader: `decord`, `pyav`, or `auto`: decord, and PyAV where decord is not installed or unsuited to the file: some
-            formats, and clips whose frames together exceed `MAX_AHEAD`, since decord decodes ahead without a bound.
+        reader: `decord`, `pyav`, or `auto`: decord, and PyAV where decord is not installed or unsuited to the file (some
+            formats, and clips whose frames together exceed `MAX_AHEAD`: decord decodes ahead without a bound).
         background: colour under transparent pixels: a CSS name or `#rrggbb`.
         max_pixels: largest width * height of a frame, checked in the header before anything is decoded.
         threads: of the decoder; 0: as many as it likes. Pixels do not depend on it.
