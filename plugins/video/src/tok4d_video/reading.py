@@ -49,7 +49,7 @@ class ClipOptions:
     """Options of opening a clip.
 
     Attributes:
-        reader: `decord`, `pyav`, or `auto`: decord, and PyAV where decord is not installed or unsuited to the file (some
+        reader: `decord`, `pyav`, or `auto`: decord, and PyAV where decord is not installed or not suited (some
             formats, and clips whose frames together exceed `MAX_AHEAD`: decord decodes ahead without a bound).
         background: colour under transparent pixels: a CSS name or `#rrggbb`.
         max_pixels: largest width * height of a frame, checked in the header before anything is decoded.
