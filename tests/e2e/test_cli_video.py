@@ -125,3 +125,9 @@ def test_info_on_a_clip(clip):
     shown = as_json("info", clip)
     assert (shown["modality"], shown["shape"], shown["fps"]) == ("video", [37, 3, 35, 50], 24.0)
     assert (shown["meta_codec"], shown["meta_reader"]) == ("h264", "decord")
+    assert (shown["tokens"], shown["grid"]) == (10 * 3 * 4, [10, 3, 4, 1])
+
+
+def test_info_on_a_clip_that_does_not_fit_into_memory(clip, monkeypatch):
+    monkeypatch.setattr("tok4d_video.modality.MAX_VALUES", 1000)
+    assert as_json("info", clip)["shape"] == [37, 3, 35, 50]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tok4d.cli.console import emit, pairs
 from tok4d.cli.files import Json, ModalityName
 from tok4d.errors import DataError
+
+if TYPE_CHECKING:
+    from tok4d.modality import Modality
+    from tok4d.origin import Origin
 
 
 def info(
@@ -86,19 +91,41 @@ def _sample(path: Path, name: str | None) -> dict[str, Any]:
     from tok4d.plugins.registry import modality_for
 
     owner = modality_for(path, name)
+    if owner.streams:
+        return _streamed(path, owner)
     sample = owner.read(path)
     tokens = owner.patchify(sample)
-    origin = tokens.origins[0]
+    return _described(path, owner, tokens.origins[0], tokens.num_tokens, sample.fps, sample.meta)
+
+
+def _streamed(path: Path, owner: Modality) -> dict[str, Any]:
+    """A file that may be too long for memory, by its first frames."""
+    from tok4d.modality import DEFAULT_PATCH
+
+    stream = owner.stream(path, DEFAULT_PATCH[0])
+    assert stream is not None, "a modality that streams has a stream"
+    with stream:
+        first = next(iter(stream), None)
+        if first is None:
+            raise DataError(path, "holds nothing")
+        shape = first.data[owner.field].shape
+        _, origin = owner.grid((stream.frames or shape[0], *shape[1:]))
+        return _described(path, owner, origin, prod(origin.grid), stream.fps, stream.meta)
+
+
+def _described(
+    path: Path, owner: Modality, origin: Origin, tokens: int, fps: float | None, meta: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "kind": "sample",
         "modality": owner.name,
         "shape": list(origin.shape),
-        "fps": sample.fps,
+        "fps": fps,
         "patch_size": list(origin.patch),
-        "tokens": tokens.num_tokens,
+        "tokens": tokens,
         "grid": list(origin.grid),
         "bytes": path.stat().st_size,
-        **{f"meta_{key}": value for key, value in sample.meta.items()},
+        **{f"meta_{key}": value for key, value in meta.items()},
     }
 
 
