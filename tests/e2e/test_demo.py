@@ -68,7 +68,7 @@ def test_a_curriculum_without_held_out_samples_is_refused_before_training(tmp_pa
 @pytest.mark.slow
 def test_demo_on_photographs(tmp_path: Path) -> None:
     """The real recipe and the real curriculum, cut to two steps: the model still stands at its PCA."""
-    done = run("demo", "stages.images.steps=2", "-o", "out", cwd=tmp_path)
+    done = run("demo", "stages.images.steps=2", "stages.clips.steps=2", "-o", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     summary = check_report(tmp_path / "out")
     image = summary["modalities"]["image"]
@@ -79,4 +79,4 @@ def test_demo_on_photographs(tmp_path: Path) -> None:
 def test_demo_trains_long_enough_to_mean_something() -> None:
     curriculum = load_curriculum("demo")
     assert curriculum.init == "linear"
-    assert all(curriculum.stages[name].steps >= 100 for name in curriculum.order)
+    assert all(curriculum.stages[name].steps >= 50 for name in curriculum.order)

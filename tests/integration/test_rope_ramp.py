@@ -48,6 +48,7 @@ def curriculum(folder: Path, **changes: Any) -> Curriculum:
         "init": "siglip2",
         "init_from": str(folder),
         "checkpoint_every": 1,
+        "order": ["images"],
         "stages": {"images": images},
         **changes,
     }

@@ -24,6 +24,7 @@ STACK = "{width: 32, blocks: 1, heads: 1, mlp: 32}"
 # `smoke` with a model and pictures small enough for a few milliseconds a step.
 SMALL = [
     "init=none",
+    "order=[images]",
     f"model.overrides={{encoder: {STACK}, decoder: {STACK}, patch_size: [1, 8, 8]}}",
     "checkpoint_every=3",
     f"stages.images.steps={STEPS}",
