@@ -14,6 +14,7 @@ from tok4d.data.source import Source
 from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d.modality import Sample
 from tok4d.training.data import StageData
+from tok4d.training.module import targets
 from tok4d_image.sources import ImageShapes
 
 PATCH = (1, 4, 4)
@@ -188,3 +189,19 @@ def test_load_tokens_checks_values(broken):
     source = Unreliable("image", count=1, side=8, broken=broken)
     with pytest.raises(Tok4dError, match=r"shapes/0/0: sample 0 has a NaN"):
         load_tokens(source, 0, PATCH)
+
+
+def test_extras_travel_with_their_sample(monkeypatch):
+    def extras(self, sample: Sample) -> dict[str, torch.Tensor]:
+        return {"mean": sample.data["image"].mean()[None]}
+
+    assert all_batches()[0].extras == ()
+    monkeypatch.setattr("tok4d_image.modality.ImageModality.extras", extras)
+    batch, odd = all_batches()[0], all_batches(1, 2)[0]
+    samples = targets(batch)
+    assert [float(sample.data["mean"]) for sample in samples] == [float(s.data["image"].mean()) for s in samples]
+    assert torch.equal(batch.unpack()[3].extras[0]["mean"], batch.extras[3]["mean"])
+    assert torch.equal(odd.extras[1]["mean"], batch.extras[3]["mean"])
+    assert batch.to("meta").extras[0]["mean"].device.type == "meta"
+    task = {"val": TaskConfig("image/shapes", {"count": 3, "side": 8}, batch=2)}
+    assert [len(found.extras) for found in validation_batches(task, PATCH)] == [2, 1]

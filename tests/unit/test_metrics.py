@@ -9,7 +9,7 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from tok4d.errors import Tok4dError
-from tok4d.metrics import CAP_DB, SamplePSNR, psnr
+from tok4d.metrics import CAP_DB, SamplePSNR, psnr, score_all
 from tok4d.modality import Sample
 from tok4d_image.metrics import SampleSSIM
 
@@ -102,3 +102,18 @@ def test_ssim_of_constants_by_hand() -> None:
     metric = SampleSSIM("image")
     metric.update(samples(torch.full((3, 16, 16), -1.0)), samples(torch.full((3, 16, 16), 1.0)))
     assert metric.compute() == pytest.approx(1e-4 / (1 + 1e-4), rel=1e-3)  # c1 / (1 + c1), c1 = 0.01^2
+
+
+class OfPairs(SamplePSNR):
+    """Compares only where both have a second picture."""
+
+    def applies(self, reconstruction: Sample, target: Sample) -> bool:
+        return "second" in reconstruction.data and "second" in target.data
+
+
+def test_metrics_that_do_not_apply_are_left_out() -> None:
+    (target,), (output,) = samples(torch.zeros(3, 2, 2)), samples(torch.full((3, 2, 2), 0.2))
+    factories = {"psnr": lambda: SamplePSNR("image"), "second": lambda: OfPairs("second")}
+    assert score_all(factories, output, target) == {"psnr": pytest.approx(20.0, abs=1e-5)}
+    output.data["second"], target.data["second"] = torch.zeros(1), torch.full((1,), 0.02)
+    assert score_all(factories, output, target)["second"] == pytest.approx(40.0, abs=1e-4)

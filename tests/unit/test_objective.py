@@ -37,6 +37,12 @@ def test_l1_and_l2_by_hand():
     assert L2()(TARGET, GOT, encoded()).tolist() == [1.0, 2.25]
 
 
+def test_whole_numbers_are_no_values():
+    """Coordinates beside values: the same on both sides, and nothing that a loss could change."""
+    target, got = sample([1.0, 2.0], at=torch.tensor([3, 4])), sample([1.0, 3.0], at=torch.tensor([5, 6]))
+    assert L1()([target], [got], encoded()).tolist() == [0.5]
+
+
 def test_kl_by_hand():
     one = encoded((3, 0, 1), mean=2.0, logvar=1.0)
     per_token = 2 * 0.5 * (4 + e - 1 - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,17 @@ from torchmetrics import Metric
 from tok4d.errors import Tok4dError
 from tok4d.modality import Sample
 
-__all__ = ["CAP_DB", "PieceMean", "SampleMean", "SamplePSNR", "decibels", "psnr", "score_one", "squared_error"]
+__all__ = [
+    "CAP_DB",
+    "PieceMean",
+    "SampleMean",
+    "SamplePSNR",
+    "applies",
+    "decibels",
+    "psnr",
+    "score_all",
+    "squared_error",
+]
 
 CAP_DB = 100.0  # an exact copy would be infinite, and one infinite sample would hide all the others
 
@@ -63,6 +73,10 @@ class SampleMean(Metric):
     @abstractmethod
     def score(self, reconstruction: Tensor, target: Tensor) -> float:
         """Score of one pair of tensors, checked to be of equal shape, not empty and finite."""
+
+    def applies(self, reconstruction: Sample, target: Sample) -> bool:
+        """Whether these samples are of a kind that this metric compares (some assets have pictures, some have not)."""
+        return True
 
     def update(self, reconstruction: Sequence[Sample], target: Sequence[Sample]) -> None:
         """Add one batch.
@@ -165,8 +179,18 @@ class SamplePSNR(PieceMean):
         return decibels(self.squares / self.values)
 
 
-def score_one(factory: Callable[[], Any], reconstruction: Sample, target: Sample) -> float:
-    """Value on one sample of the metric that `factory` makes (see `Modality.metrics`)."""
-    metric = factory()
-    metric.update([reconstruction], [target])
-    return float(metric.compute())
+def score_all(factories: Mapping[str, Callable[[], Any]], reconstruction: Sample, target: Sample) -> dict[str, float]:
+    """Values on one sample of all metrics that apply to it, by name."""
+    values = {}
+    for name, factory in factories.items():
+        metric = factory()
+        if applies(metric, reconstruction, target):
+            metric.update([reconstruction], [target])
+            values[name] = float(metric.compute())
+    return values
+
+
+def applies(metric: Any, reconstruction: Sample, target: Sample) -> bool:
+    """Whether a metric compares samples like these; one that does not say so compares all."""
+    asked = getattr(metric, "applies", None)
+    return asked is None or bool(asked(reconstruction, target))

@@ -160,6 +160,13 @@ class Modality(ABC):
             head: the tokenizer's extra decoder for this modality, when it has one.
         """
 
+    def extras(self, sample: Sample) -> dict[str, Tensor]:
+        """What training and evaluation compare with besides what the tokens hold (pictures of an asset, say).
+
+        It travels beside the tokens and joins `Sample.data` of the target. The default is nothing.
+        """
+        return {}
+
     def stream(
         self,
         path: str | Path,

@@ -220,8 +220,9 @@ def read_patches(
     The sample is what the tokens hold: without what a model's options cut away.
     """
     options = model.config.inputs.get(modality.name, {})
-    sample = modality.read(path, **(read or {}))
-    tokens = modality.configured(options).patchify(sample, model.patch_size).validate()
+    host = modality.configured(options)
+    sample = host.read(path, **(read or {}))
+    tokens = host.patchify(sample, model.patch_size).validate()
     if options and tuple(sample.data[modality.field].shape) != tokens.origins[0].shape:
         (kept,) = modality.unpatchify(tokens)
         sample = replace(sample, data=kept.data)

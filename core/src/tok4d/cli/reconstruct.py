@@ -138,11 +138,11 @@ class _Means:
 
     def add(self, owner: Modality, restored: Sample, target: Sample) -> dict[str, float]:
         """Metrics of one file, which also count for the mean."""
-        from tok4d.metrics import score_one
+        from tok4d.metrics import score_all
 
-        values = {name: score_one(make, restored, target) for name, make in owner.metrics().items()}
-        for total in self._metrics(owner).values():
-            total.update([restored], [target])
+        values = score_all(owner.metrics(), restored, target)
+        for name in values:
+            self._metrics(owner)[name].update([restored], [target])
         return values
 
     def of(self, owner: Modality) -> _Running:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from tok4d.tokens import TokenSet
 log = logging.getLogger(__name__)
 MAX_REPLACEMENTS = 16
 Inputs = Mapping[str, Mapping[str, Any]]
+Extras = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Batch:
         keys: name of every sample.
         noise_seeds: seed of every sample's posterior noise, keyed by its global position and so by the step.
         bad: files that could not be used and were replaced, with the reason.
+        extras: `Modality.extras` of every sample; empty where no sample has any.
     """
 
     step: int
@@ -46,15 +48,20 @@ class Batch:
     keys: tuple[str, ...]
     noise_seeds: tuple[int, ...]
     bad: tuple[str, ...] = ()
+    extras: tuple[Extras, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch with its tokens on a device."""
-        return replace(self, tokens=self.tokens.to(device))
+        """The batch with its tensors on a device."""
+        extras = tuple({name: value.to(device) for name, value in one.items()} for one in self.extras)
+        return replace(self, tokens=self.tokens.to(device), extras=extras)
 
     def unpack(self) -> list[Batch]:
         """One batch per sample."""
         parts = zip(self.tokens.unpack(), self.keys, self.noise_seeds, strict=True)
-        return [replace(self, tokens=tokens, keys=(key,), noise_seeds=(seed,), bad=()) for tokens, key, seed in parts]
+        return [
+            replace(self, tokens=tokens, keys=(key,), noise_seeds=(seed,), bad=(), extras=self.extras[i : i + 1])
+            for i, (tokens, key, seed) in enumerate(parts)
+        ]
 
     def noise(self, channels: int) -> Tensor:
         """Standard normal `[T, channels]`, the same for a sample in any batch and on any device."""
@@ -103,14 +110,16 @@ class StageBatches(Dataset[Batch]):
         key = self.schedule.task(step)
         task, source = self.tasks[key], self.source(key)
         first = self.schedule.count(step) * task.batch
-        sets, keys, seeds, bad = [], [], [], []
+        sets, keys, seeds, bad, extras = [], [], [], [], []
         for position in range(first + self.rank, first + task.batch, self.world):
-            tokens, name, errors = self._load(source, key, position)
+            tokens, more, name, errors = self._load(source, key, position)
             sets.append(tokens)
+            extras.append(more)
             keys.append(name)
             bad += errors
             seeds.append(seed_of(self.seed, key, "noise", position))
-        return Batch(step, key, source.modality, TokenSet.pack(sets), tuple(keys), tuple(seeds), tuple(bad))
+        packed = TokenSet.pack(sets)
+        return Batch(step, key, source.modality, packed, tuple(keys), tuple(seeds), tuple(bad), _kept(extras))
 
     def source(self, key: str) -> Source:
         """Source of a task, built on first use (in the worker that uses it)."""
@@ -121,8 +130,8 @@ class StageBatches(Dataset[Batch]):
             self._sources[key] = built
         return self._sources[key]
 
-    def _load(self, source: Source, key: str, position: int) -> tuple[TokenSet, str, list[str]]:
-        """Tokens at a global position; a bad file is replaced by the next ones in an order of its own.
+    def _load(self, source: Source, key: str, position: int) -> tuple[TokenSet, Extras, str, list[str]]:
+        """Tokens and extras at a global position; a bad file is replaced by the next ones in an order of its own.
 
         Raises:
             DataError: when a position finds no usable file.
@@ -133,8 +142,8 @@ class StageBatches(Dataset[Batch]):
             index = sample_index(self.seed, key, position + attempt * 1_000_003, len(source))
             try:
                 rng = sample_rng(self.seed, key, position)
-                tokens = load_tokens(source, index, self.patch_size, rng, self.inputs)
-                return tokens, source.key(index), bad
+                tokens, extras = load_sample(source, index, self.patch_size, rng, self.inputs)
+                return tokens, extras, source.key(index), bad
             except DataError as error:
                 bad.append(str(error))
         raise DataError(f"task {key!r}", f"{MAX_REPLACEMENTS} files in a row cannot be used; last: {bad[-1]}")
@@ -147,7 +156,18 @@ def load_tokens(
     rng: np.random.Generator | None = None,
     inputs: Inputs | None = None,
 ) -> TokenSet:
-    """Sample `index` of a source as checked tokens; with `rng` it is augmented.
+    """The tokens of `load_sample`."""
+    return load_sample(source, index, patch_size, rng, inputs)[0]
+
+
+def load_sample(
+    source: Source,
+    index: int,
+    patch_size: PatchSize,
+    rng: np.random.Generator | None = None,
+    inputs: Inputs | None = None,
+) -> tuple[TokenSet, Extras]:
+    """Sample `index` of a source as checked tokens, and its extras; with `rng` it is augmented.
 
     Raises:
         DataError: for whatever makes this sample unusable; another may do.
@@ -155,11 +175,17 @@ def load_tokens(
     """
     try:
         host = source.host.configured((inputs or {}).get(source.modality, {}))
-        return host.patchify(source.load(index, rng), patch_size).validate()
+        sample = source.load(index, rng)
+        return host.patchify(sample, patch_size).validate(), host.extras(sample)
     except (ConfigError, PluginError, DataError):
         raise
     except (ValueError, OSError) as error:
         raise DataError(source.key(index), str(error)) from error
+
+
+def _kept(extras: Sequence[Extras]) -> tuple[Extras, ...]:
+    """Nothing at all where no sample has any."""
+    return tuple(extras) if any(extras) else ()
 
 
 class FromStep(Sampler[int]):
@@ -190,14 +216,17 @@ def validation_batches(
         source = build_source(task)
         mine = range(rank, len(source), world)
         for start in range(0, len(mine), task.batch):
-            sets, keys, bad = [], [], []
+            sets, keys, bad, extras = [], [], [], []
             for index in mine[start : start + task.batch]:
                 try:
-                    sets.append(load_tokens(source, index, patch_size, inputs=inputs))
+                    tokens, more = load_sample(source, index, patch_size, inputs=inputs)
+                    sets.append(tokens)
+                    extras.append(more)
                     keys.append(source.key(index))
                 except DataError as error:
                     log.warning("left out of validation: %s", error)
                     bad.append(str(error))
             if sets:
                 seeds = tuple(seed_of("validation", key, name) for name in keys)
-                yield Batch(-1, key, source.modality, TokenSet.pack(sets), tuple(keys), seeds, tuple(bad))
+                packed = TokenSet.pack(sets)
+                yield Batch(-1, key, source.modality, packed, tuple(keys), seeds, tuple(bad), _kept(extras))

@@ -21,14 +21,14 @@ from tok4d.config.schema import Curriculum
 from tok4d.data.batches import Batch, validation_batches
 from tok4d.demo.report import write_report
 from tok4d.errors import ConfigError, Tok4dError
-from tok4d.metrics import score_one
+from tok4d.metrics import score_all
 from tok4d.modality import Modality, Sample
 from tok4d.model.pca import PatchPCA
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.tokenfile import SUFFIX, load_tokens, save_tokens
 from tok4d.tokens import TokenSet
-from tok4d.training.module import unpatchify
+from tok4d.training.module import targets, unpatchify
 from tok4d.training.run import Result
 from tok4d.training.start import fit_pca
 from tok4d.weights.folder import write_text
@@ -150,7 +150,7 @@ def _evaluate(
     model: Tokenizer, digest: str, pca: PatchPCA, batch: Batch, out: Path, name: str
 ) -> tuple[Row, torch.Tensor]:
     host = modality(batch.modality)
-    target = host.unpatchify(batch.tokens)[0]
+    (target,) = targets(batch)
     encoded = model.encode(batch.tokens, pool=False)
     path = out / "tokens" / f"{name}{SUFFIX}"
     save_tokens(path, encoded.latents("mean"), model_digest=digest)
@@ -167,8 +167,7 @@ def _evaluate(
     samples = {"original": target}
     for method, tokens in patches.items():
         samples[method] = unpatchify(model, batch, tokens, use_head=method != "pca")[0]
-        scores = {short: score_one(make, samples[method], target) for short, make in host.metrics().items()}
-        row.scores[method] = scores
+        row.scores[method] = score_all(host.metrics(), samples[method], target)
     for method in ("original", "pca", "model"):
         row.pictures.update(_picture(host, samples[method], method, out, name))
         row.clips.update(_clip(host, samples[method], method, out, name))

@@ -84,13 +84,13 @@ class Objective(nn.Module):
 
 
 def pairs(target: Sequence[Sample], reconstruction: Sequence[Sample]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tensors of every sample that both sides have, flattened to `[n]` float32 each.
+    """Floating-point tensors of every sample that both sides have, flattened to `[n]` float32 each.
 
     Raises:
         ConfigError: when the two sides share no tensor.
     """
     for wanted, got in zip(target, reconstruction, strict=True):
-        common = [name for name in wanted.data if name in got.data]
+        common = [name for name in wanted.data if name in got.data and wanted.data[name].is_floating_point()]
         if not common:
             raise ConfigError(
                 f"sample {wanted.key!r}: target has {sorted(wanted.data)}, reconstruction {sorted(got.data)}; "

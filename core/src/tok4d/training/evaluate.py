@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import torch
 
 from tok4d.data.batches import Batch
-from tok4d.metrics import score_one
+from tok4d.metrics import score_all
 from tok4d.model.pca import PatchPCA
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.tokens import TokenSet
-from tok4d.training.module import unpatchify
+from tok4d.training.module import targets, unpatchify
 
 Reconstruct = Callable[[Batch], TokenSet]
 
@@ -47,14 +47,14 @@ def score(batches: Iterable[Batch], reconstruct: Reconstruct, model: Tokenizer |
     for batch in batches:
         host = modality(batch.modality)
         with torch.no_grad():
-            target = host.unpatchify(batch.tokens)
+            target = targets(batch)
             patches = reconstruct(batch)
             got = unpatchify(model, batch, patches) if model is not None else host.unpatchify(patches)
         scores.bad += batch.bad
-        for name, factory in host.metrics().items():
-            column = scores.values.setdefault(f"{batch.modality}/{name}", {})
-            for key, one, other in zip(batch.keys, got, target, strict=True):
-                column[key] = score_one(factory, one, other)
+        factories = host.metrics()
+        for key, one, other in zip(batch.keys, got, target, strict=True):
+            for name, value in score_all(factories, one, other).items():
+                scores.values.setdefault(f"{batch.modality}/{name}", {})[key] = value
     return scores
 
 

@@ -65,7 +65,7 @@ class TokenizerModule(pl.LightningModule):
 
     def loss(self, batch: Batch) -> tuple[Loss, Encoded]:
         """Loss of a batch as in training."""
-        target = unpatchify(self.tokenizer, batch, batch.tokens, use_head=False)
+        target = targets(batch)
         encoded = self.tokenizer.encode(batch.tokens, pool=False)
         latents = self.latents(encoded, batch)
         got = unpatchify(self.tokenizer, batch, self.tokenizer.decode(latents))
@@ -148,11 +148,22 @@ class TokenizerModule(pl.LightningModule):
             self.tokenizer.set_rope_scale(min(1.0, self.trained / self.stage.rope_ramp))
 
 
+def targets(batch: Batch) -> list[Sample]:
+    """What a batch's reconstructions are compared with: what its tokens hold, and the extras beside them."""
+    samples = _named(modality(batch.modality).unpatchify(batch.tokens), batch)
+    for sample, extras in zip(samples, batch.extras, strict=False):  # none at all where no sample has any
+        sample.data.update(extras)
+    return samples
+
+
 def unpatchify(model: Tokenizer, batch: Batch, patches: TokenSet, *, use_head: bool = True) -> list[Sample]:
     """Samples of a batch from patches, through the modality's own decoder head when the model has one."""
     name = batch.modality
     head = model.heads[name] if use_head and name in model.heads else None
-    samples = modality(name).unpatchify(patches, head)
+    return _named(modality(name).unpatchify(patches, head), batch)
+
+
+def _named(samples: list[Sample], batch: Batch) -> list[Sample]:
     for sample, key in zip(samples, batch.keys, strict=True):
         sample.key = key
     return samples

@@ -1,0 +1,104 @@
+"""Sources of 3D assets: folders, the `furniture` recipe, generated solids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tok4d.data.source import FolderSource, Source, split_groups
+from tok4d.errors import ConfigError, DataError
+from tok4d.modality import Sample
+from tok4d_mesh3d.cache import file_digest
+from tok4d_mesh3d.catalogue import FurnitureOptions
+from tok4d_mesh3d.furniture import load_furniture
+from tok4d_mesh3d.prepared import AssetOptions
+from tok4d_mesh3d.reading import is_voxel_file
+from tok4d_mesh3d.shown import MeshAsset, open_asset
+from tok4d_mesh3d.solids import make_solid
+from tok4d_mesh3d.voxelfiles import read_voxels
+
+
+@dataclass
+class Mesh3dFolder(AssetOptions, FolderSource):
+    """Meshes and splat files of a folder (recursive), a glob, or a single file.
+
+    Files of voxels (`tok4d_mesh3d.voxelfiles`) are taken as they are: without pictures, in their own resolution.
+
+    Attributes:
+        up: up axis of the files: `y`, `z`, or `auto`, which is the format's own.
+    """
+
+    up: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check()
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        """One asset; raises `DataError` when its file cannot be used."""
+        path = self.files[index]
+        if is_voxel_file(path):
+            return read_voxels(path, self.modality)
+        try:
+            identity = file_digest(path) + path.suffix.lower()
+        except OSError as error:
+            raise DataError(path, f"cannot be opened ({error.strerror or error})") from None
+        sample = self.sample(self.prepare(identity, lambda: open_asset(path, self.up)), rng)
+        sample.key = str(path)
+        return sample
+
+
+@dataclass
+class Mesh3dFurniture(AssetOptions, FurnitureOptions):
+    """Models of the `furniture` recipe, fetched on first use: caption from the catalogue, label by noun."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check()
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        """One model; its key is its id in the catalogue."""
+        item = self.items[index]
+        made = self.prepare(self.identity(item), lambda: MeshAsset(load_furniture(item)))
+        return self.told(self.sample(made, rng), index)
+
+
+@dataclass
+class Mesh3dSolids(AssetOptions, Source):
+    """Generated solids with captions, for smoke tests and where there are no files; the label is the kind of solid.
+
+    Attributes:
+        count: number of solids.
+        seed: chooses another set.
+    """
+
+    count: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check()
+        if self.count < 1 or self.seed < 0:
+            raise ConfigError(f"count must be at least 1 and seed at least 0, got {self.count} and {self.seed}")
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """Numbers of the solids on this side of the split."""
+        return split_groups([str(number) for number in range(self.count)], self.split, self.folds, self.fold)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def key(self, index: int) -> str:
+        return f"solids/{self.seed}/{self.numbers[index]}"
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        """One solid with its caption."""
+        if not 0 <= index < len(self):
+            raise DataError("solids", f"has {len(self)} solids, no number {index}")
+        solid = make_solid(self.seed, self.numbers[index])
+        sample = self.sample(self.prepare(self.key(index), lambda: MeshAsset(solid.mesh)), rng)
+        sample.key, sample.caption, sample.label = self.key(index), solid.caption, solid.label
+        return sample
