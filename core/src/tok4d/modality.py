@@ -123,6 +123,7 @@ class Modality(ABC):
         suffixes: file suffixes that `read` takes, lower case with the dot; the first is the default of `write`.
         field: key of the main tensor in `Sample.data`; its shape is what `Origin.shape` records.
         streams: whether files may be read and written in pieces: `stream` and `writer` are there.
+        shows: suffix in which `write` makes what a web page plays or lets people turn (`.mp4`, `.html`); empty: none.
     """
 
     name: ClassVar[str]
@@ -130,6 +131,7 @@ class Modality(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     field: ClassVar[str]
     streams: ClassVar[bool] = False
+    shows: ClassVar[str] = ""
 
     @abstractmethod
     def read(self, path: str | Path, **options: Any) -> Sample:

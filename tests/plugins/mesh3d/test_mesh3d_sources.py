@@ -18,7 +18,7 @@ from PIL import Image
 
 from tok4d.config.schema import TaskConfig
 from tok4d.data.build import build_source
-from tok4d.errors import ConfigError, DataError
+from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d_mesh3d.cache import TensorCache, digest_of, file_digest
 from tok4d_mesh3d.nouns import CLASSES
 from tok4d_mesh3d.prepared import target_cameras
@@ -266,3 +266,20 @@ def test_icons_and_turns(furniture):
     assert torch.equal(picture.load(0).data["image"], whole[2])
     with pytest.raises(ConfigError, match="look_of"):
         FurniturePictures("image", **furniture, look_of="photo")
+
+
+def test_assets_are_furniture_or_solids_where_there_is_none(furniture, tmp_path, monkeypatch, caplog):
+    found = build("mesh3d/assets", **furniture, **FAST)
+    assert found.key(0) == build("mesh3d/furniture", **furniture, **FAST).key(0)
+    assert same(found.load(0), build("mesh3d/furniture", **furniture, **FAST).load(0))
+
+    def unreachable(*_: object) -> None:
+        raise Tok4dError("apt-get is missing")
+
+    monkeypatch.setattr("tok4d_mesh3d.catalogue.ensure", unreachable, raising=False)
+    monkeypatch.setattr("tok4d.data.fetch.ensure", unreachable)
+    sides = [build("mesh3d/assets", solids=10, split=split, **FAST) for split in ("train", "val")]
+    assert [len(side) for side in sides] == [8, 2]
+    assert sides[0].key(0).startswith("solids/")
+    assert len(sides[0].load(0).data["voxels"])
+    assert "apt-get is missing" in caplog.text

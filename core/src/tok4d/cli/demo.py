@@ -52,7 +52,9 @@ def _render(report: Report, out: Path) -> None:
     summary = report.summary()
     for modality, measured in summary.pop("modalities").items():
         some = [row for row in report.rows if row.modality == modality]
-        metrics = [name for name in ("psnr", "ssim") if name in some[0].scores["model"]]  # the page has them all
+        metrics = [
+            name for name in ("psnr", "ssim", "view_psnr") if name in some[0].scores["model"]
+        ]  # the page has them all
         columns = [
             modality,
             "tokens",
@@ -60,7 +62,7 @@ def _render(report: Report, out: Path) -> None:
             "gain dB",
         ]
         rows = [
-            [row.key, row.tokens, *[row.scores[method][metric] for metric in metrics for method in names], row.gain]
+            [row.key, row.tokens, *[row.scores[method].get(metric) for metric in metrics for method in names], row.gain]
             for row in some
         ]
         table(columns, rows, (modality,))
@@ -69,7 +71,9 @@ def _render(report: Report, out: Path) -> None:
         typer.echo()
     stages = summary.pop("stages")
     if len(stages) > 1:
-        keys = list(dict.fromkeys(key for stage in stages for key in stage if "/" in key))
+        keys = list(
+            dict.fromkeys(key for stage in stages for key in stage if key.endswith("psnr") and "frame" not in key)
+        )
         table(["after stage", *keys], [[stage["stage"], *[stage.get(key) for key in keys]] for stage in stages])
         typer.echo()
     table(["run", "value"], list(summary.items()))

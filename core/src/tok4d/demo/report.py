@@ -14,6 +14,7 @@ from tok4d.weights.folder import write_text
 PAPER = {
     "image": [("stage 1, ImageNet, 256 px", 28.77, 0.814), ("stage 2, ImageNet, 256 px", 29.55, 0.845)],
     "video": [("stage 2, DAVIS, 1080p", 32.29, None)],
+    "mesh3d": [("stage 3, Toys4k, rendered views", 28.28, 0.951)],
 }
 
 

@@ -2,7 +2,7 @@
 
 OUT/run/                  the training run (see `tok4d.training.run`)
 OUT/tokens/NAME.tok.safetensors
-OUT/pictures/NAME.{original,pca,model}.png, and .mp4 or the like for samples that move
+OUT/pictures/NAME.{original,pca,model}.png, and .mp4 or .html for samples that a page plays or lets people turn
 OUT/index.html, OUT/results.json
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import statistics
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from tok4d.config.schema import Curriculum
+from tok4d.config.schema import Curriculum, TaskConfig
 from tok4d.data.batches import Batch, validation_batches
 from tok4d.demo.report import write_report
 from tok4d.errors import ConfigError, Tok4dError
@@ -47,7 +48,7 @@ class Row:
     file_bytes: int
     scores: dict[str, dict[str, float]] = field(default_factory=dict)  # method -> metric -> value
     pictures: dict[str, str] = field(default_factory=dict)  # method -> file, relative to the report
-    clips: dict[str, str] = field(default_factory=dict)  # the same, for samples that move
+    shown: dict[str, str] = field(default_factory=dict)  # the same, for what a page plays or lets people turn
 
     @property
     def gain(self) -> float:
@@ -84,6 +85,7 @@ def _summary(rows: list[Row]) -> dict[str, Any]:
         f"{method} {metric}": statistics.mean(row.scores[method][metric] for row in rows)
         for method in rows[0].scores
         for metric in rows[0].scores[method]
+        if all(metric in row.scores[method] for row in rows)  # some need what not every sample has
     }
     return {
         "samples": len(rows),
@@ -122,11 +124,10 @@ def evaluate_run(curriculum: Curriculum, result: Result, out: Path) -> Report:
         (out / folder).mkdir(parents=True, exist_ok=True)
     digest = model.digest
     for key, task in stage.validation.items():
-        train_task = stage.tasks.get(key) or next(iter(stage.tasks.values()))
-        pca = fit_pca(train_task, model.patch_size, curriculum.init_samples, curriculum.seed)
+        pca = fit_pca(_trained_on(curriculum, key, task), model.patch_size, curriculum.init_samples, curriculum.seed)
         for batch in validation_batches({key: task}, model.patch_size):
             for one in batch.unpack():
-                row, mean = _evaluate(model, digest, pca, one, out, f"{len(rows):02d}-{Path(one.keys[0]).stem}")
+                row, mean = _evaluate(model, digest, pca, one, out, f"{len(rows):02d}-{_plain(one.keys[0])}")
                 rows.append(row)
                 means.append(mean)
     report = Report(
@@ -137,6 +138,20 @@ def evaluate_run(curriculum: Curriculum, result: Result, out: Path) -> Report:
     shown = [row | {"gain": made.gain} for row, made in zip(plain, rows, strict=True)]
     write_report(out / "index.html", shown, summary)
     return report
+
+
+def _plain(key: str) -> str:
+    """A sample's name as part of a file name and an address."""
+    return re.sub(r"[^\w.-]+", "-", Path(key).stem).strip("-.") or "sample"
+
+
+def _trained_on(curriculum: Curriculum, key: str, task: TaskConfig) -> TaskConfig:
+    """The training task of a validation task: of its name, else of its modality, from the last stage on."""
+    stages = [curriculum.stages[name] for name in reversed(curriculum.order)]
+    named = [stage.tasks[key] for stage in stages if key in stage.tasks]
+    host = task.source.split("/")[0]
+    akin = [other for stage in stages for other in stage.tasks.values() if other.source.split("/")[0] == host]
+    return next(iter([*named, *akin, *stages[0].tasks.values()]))
 
 
 def _stages(curriculum: Curriculum, result: Result) -> list[dict[str, Any]]:
@@ -170,7 +185,7 @@ def _evaluate(
         row.scores[method] = score_all(host.metrics(), samples[method], target)
     for method in ("original", "pca", "model"):
         row.pictures.update(_picture(host, samples[method], method, out, name))
-        row.clips.update(_clip(host, samples[method], method, out, name))
+        row.shown.update(_shown(host, samples[method], method, out, name))
     return row, encoded.posterior.mean
 
 
@@ -184,11 +199,11 @@ def _picture(host: Modality, sample: Sample, method: str, out: Path, name: str) 
     return {method: file}
 
 
-def _clip(host: Modality, sample: Sample, method: str, out: Path, name: str) -> dict[str, str]:
-    """The sample in its own format, for what moves; nothing for what stands still, or where it cannot be written."""
-    if not host.streams:
+def _shown(host: Modality, sample: Sample, method: str, out: Path, name: str) -> dict[str, str]:
+    """The sample as a page plays it, or a viewer of the model's; nothing where it cannot be written."""
+    if not host.shows or (host.shows == ".html" and method != "model"):
         return {}
-    file = f"pictures/{name}.{method}{host.suffixes[0]}"
+    file = f"pictures/{name}.{method}{host.shows}"
     try:
         host.write(sample, out / file)
     except Tok4dError as error:  # an encoder that is not installed is no reason to lose the report

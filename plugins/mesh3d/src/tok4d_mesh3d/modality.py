@@ -48,6 +48,7 @@ class Mesh3dModality(Modality):
     axes = ("x", "y", "z")
     suffixes = (".ply", ".glb", ".gltf", ".obj", ".stl", ".off", ".splat", ".spz")
     field = VOXELS
+    shows = ".html"
 
     def __post_init__(self) -> None:
         for name, least, most in (("resolution", 1, MAX_RESOLUTION), ("t_offset", 0, 1 << 20)):
@@ -155,9 +156,14 @@ class Mesh3dModality(Modality):
         return dict(METRICS)
 
     def sources(self) -> dict[str, Any]:
-        from tok4d_mesh3d.sources import Mesh3dFolder, Mesh3dFurniture, Mesh3dSolids
+        from tok4d_mesh3d.sources import Mesh3dAssets, Mesh3dFolder, Mesh3dFurniture, Mesh3dSolids
 
-        return {"folder": Mesh3dFolder, "furniture": Mesh3dFurniture, "solids": Mesh3dSolids}
+        return {
+            "folder": Mesh3dFolder,
+            "furniture": Mesh3dFurniture,
+            "solids": Mesh3dSolids,
+            "assets": Mesh3dAssets,
+        }
 
     def preview(self, sample: Sample) -> list[Image]:
         """Four views in a row."""

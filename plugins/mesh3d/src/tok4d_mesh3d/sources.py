@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
 
 from tok4d.data.source import FolderSource, Source, split_groups
-from tok4d.errors import ConfigError, DataError
+from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d.modality import Sample
 from tok4d_mesh3d.cache import file_digest
 from tok4d_mesh3d.catalogue import FurnitureOptions
@@ -18,6 +19,8 @@ from tok4d_mesh3d.reading import is_voxel_file
 from tok4d_mesh3d.shown import MeshAsset, open_asset
 from tok4d_mesh3d.solids import make_solid
 from tok4d_mesh3d.voxelfiles import read_voxels
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -102,3 +105,36 @@ class Mesh3dSolids(AssetOptions, Source):
         sample = self.sample(self.prepare(self.key(index), lambda: MeshAsset(solid.mesh)), rng)
         sample.key, sample.caption, sample.label = self.key(index), solid.caption, solid.label
         return sample
+
+
+@dataclass
+class Mesh3dAssets(Mesh3dFurniture):
+    """`furniture`, or `solids` where its package cannot be fetched (no `apt-get`, no network), which the log says.
+
+    Attributes:
+        solids: how many solids to generate instead.
+    """
+
+    solids: int = 120
+
+    @cached_property
+    def chosen(self) -> Source | None:
+        """The solids, when there is no furniture."""
+        try:
+            _ = self.items
+        except Tok4dError as error:
+            log.warning("generated solids take the place of furniture: %s", error)
+            own = {field.name: getattr(self, field.name) for field in fields(AssetOptions)}
+            shared = {name: getattr(self, name) for name in ("split", "folds", "fold")}
+            return Mesh3dSolids(self.modality, count=self.solids, **shared, **own)
+        return None
+
+    def __len__(self) -> int:
+        return super().__len__() if self.chosen is None else len(self.chosen)
+
+    def key(self, index: int) -> str:
+        return super().key(index) if self.chosen is None else self.chosen.key(index)
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        """One model, or one solid."""
+        return super().load(index, rng) if self.chosen is None else self.chosen.load(index, rng)

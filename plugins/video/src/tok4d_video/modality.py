@@ -48,6 +48,7 @@ class VideoModality(Modality):
     suffixes = SUFFIXES
     field = "video"
     streams = True
+    shows = ".mp4"
 
     def __post_init__(self) -> None:
         patches.check_options(self.fit, self.frames)
