@@ -160,3 +160,22 @@ def test_broken_gaussians_are_seen_not_averaged(cloud, target):
     cloud.data["means"][3, 1] = float("nan")
     with pytest.raises(Tok4dError):
         metrics.ViewPSNR().update([cloud], [target])
+
+
+def test_any_distance_of_pictures(cloud, target):
+    exact = drawn_target(cloud, target)
+    shifted = with_data(exact, {"views": (exact.data["views"] - 0.25).clamp(-1, 1)})
+
+    def mean_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a - b).abs().mean((1, 2, 3))
+
+    def value(distance, other: Sample) -> float:
+        metric = metrics.ViewPerceptual(distance)
+        metric.update([cloud], [other])
+        return float(metric.compute())
+
+    assert value(mean_distance, exact) == 0
+    wanted = (exact.data["views"].clamp(-1, 1) - shifted.data["views"]).abs().mean()
+    assert value(mean_distance, shifted) == pytest.approx(float(wanted), rel=1e-5)
+    with pytest.raises(Tok4dError, match=r"must be \[N\]"):
+        value(lambda a, b: (a - b).abs(), exact)

@@ -283,3 +283,20 @@ def test_assets_are_furniture_or_solids_where_there_is_none(furniture, tmp_path,
     assert sides[0].key(0).startswith("solids/")
     assert len(sides[0].load(0).data["voxels"])
     assert "apt-get is missing" in caplog.text
+
+
+def test_a_manifest_gives_captions_and_labels(tmp_path):
+    path = box_obj(tmp_path / "box")
+    listed = tmp_path / "assets.csv"
+    listed.write_text(f"path,caption,label\n{path.relative_to(tmp_path)},a box,furniture\n")
+    source = build("mesh3d/manifest", path=str(listed), **FAST)
+    sample = source.load(0)
+    assert (sample.caption, sample.label, sample.key) == ("a box", 0, str(path.relative_to(tmp_path)))
+    (one,) = [build("mesh3d/folder", path=str(tmp_path / "box"), **FAST).load(0)]
+    assert torch.equal(sample.data["voxels"], one.data["voxels"])
+    listed.write_text("path,start\nbox/box.obj,1.5\n")
+    with pytest.raises(DataError, match="line 2: a 3D asset has no time"):
+        build("mesh3d/manifest", path=str(listed), **FAST).load(0)
+    listed.write_text("path\n../box.obj\n")
+    with pytest.raises(DataError, match="outside of the manifest's folder"):
+        build("mesh3d/manifest", path=str(listed), **FAST).load(0)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from made_clips import exact, picture
 
+from tok4d.data.rows import read_rows
 from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d_video.manifest import VideoManifest
 from tok4d_video.pixels import to_signed
-from tok4d_video.rows import read_rows
 
 ROWS = [
     {"path": "a.mp4", "caption": 'a "red", walking block', "label": 4, "start": None, "end": None},
@@ -136,7 +136,7 @@ def test_links_may_not_leave_the_folder(folder: Path) -> None:
         ("a.csv", "path,end\na.mp4,inf\n", "end must be a number of seconds"),
         ("a.csv", "path,end\na.mp4,nan\n", "end must be a number of seconds"),
         ("a.csv", "path,caption\n,x\n", "line 2: path must name a file, got None"),
-        ("a.csv", "path\na.mp4\nb.mp4\n./a.mp4\n", r"names the same clip twice: \./a\.mp4 \(lines 2 and 4\)$"),
+        ("a.csv", "path\na.mp4\nb.mp4\n./a.mp4\n", r"names the same file twice: \./a\.mp4 \(lines 2 and 4\)$"),
         ("a.csv", b"path\n\xff\xfe\n", "cannot be read"),
         ("a.jsonl", '{"path": "a.mp4"}\n{"path": \n', "line 2: is no JSON"),
         ("a.jsonl", '["a.mp4"]\n', "line 1: must hold an object, got list"),

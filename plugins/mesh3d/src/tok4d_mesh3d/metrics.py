@@ -86,6 +86,31 @@ class ViewSSIM(_AssetMean):
         return float(ssim(drawn.images, drawn.wanted).mean())
 
 
+class ViewPerceptual(_AssetMean):
+    """Mean over views of any distance of pictures, LPIPS say.
+
+    Args:
+        distance: two tensors `[N, 3, H, W]` in [-1, 1] -> `[N]`; lower is nearer.
+
+    Raises:
+        Tok4dError: when used, for a distance that gives another shape.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, distance: Callable[[Tensor, Tensor], Tensor], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.distance = distance
+
+    @torch.no_grad()
+    def compare(self, reconstruction: Sample, target: Sample) -> float:
+        drawn = shared_render(reconstruction, target)
+        found = self.distance(drawn.images.clamp(-1, 1), drawn.wanted.clamp(-1, 1))
+        if found.shape != (len(drawn.wanted),):
+            raise Tok4dError(f"a distance of {len(drawn.wanted)} pictures must be [N], got {tuple(found.shape)}")
+        return float(found.double().mean())
+
+
 class MaskIoU(_AssetMean):
     """Intersection over union, over all views, of the pixels at least half covered; 1 when both cover nothing."""
 

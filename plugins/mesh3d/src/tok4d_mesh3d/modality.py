@@ -156,10 +156,11 @@ class Mesh3dModality(Modality):
         return dict(METRICS)
 
     def sources(self) -> dict[str, Any]:
-        from tok4d_mesh3d.sources import Mesh3dAssets, Mesh3dFolder, Mesh3dFurniture, Mesh3dSolids
+        from tok4d_mesh3d.sources import Mesh3dAssets, Mesh3dFolder, Mesh3dFurniture, Mesh3dManifest, Mesh3dSolids
 
         return {
             "folder": Mesh3dFolder,
+            "manifest": Mesh3dManifest,
             "furniture": Mesh3dFurniture,
             "solids": Mesh3dSolids,
             "assets": Mesh3dAssets,

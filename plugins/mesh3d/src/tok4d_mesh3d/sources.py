@@ -1,13 +1,15 @@
-"""Sources of 3D assets: folders, the `furniture` recipe, generated solids."""
+"""Sources of 3D assets: folders, manifests, the `furniture` recipe, generated solids."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
+from tok4d.data.manifest import ManifestSource
 from tok4d.data.source import FolderSource, Source, split_groups
 from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d.modality import Sample
@@ -41,16 +43,48 @@ class Mesh3dFolder(AssetOptions, FolderSource):
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """One asset; raises `DataError` when its file cannot be used."""
-        path = self.files[index]
-        if is_voxel_file(path):
-            return read_voxels(path, self.modality)
-        try:
-            identity = file_digest(path) + path.suffix.lower()
-        except OSError as error:
-            raise DataError(path, f"cannot be opened ({error.strerror or error})") from None
-        sample = self.sample(self.prepare(identity, lambda: open_asset(path, self.up)), rng)
-        sample.key = str(path)
+        return load_file(self, self.files[index], self.up, rng)
+
+
+@dataclass
+class Mesh3dManifest(AssetOptions, ManifestSource):
+    """Assets that a manifest names, with captions and labels; see `tok4d.data.rows` for the columns.
+
+    Attributes:
+        up: up axis of the files: `y`, `z`, or `auto`, which is the format's own.
+    """
+
+    up: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check()
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        """One asset; raises `DataError` when its file cannot be used, or its row gives a span of time."""
+        row = self.rows[index]
+        if row.start is not None or row.end is not None:
+            raise DataError(self.path, f"{row.where}: a 3D asset has no time, so no start and no end")
+        sample = load_file(self, self.file(index), self.up, rng)
+        sample.key, sample.caption, sample.label = self.key(index), row.caption, row.label
         return sample
+
+
+def load_file(options: AssetOptions, path: Path, up: str, rng: np.random.Generator | None) -> Sample:
+    """A mesh, splats or voxels as a sample, prepared once and kept in the cache.
+
+    Raises:
+        DataError: when the file cannot be used.
+    """
+    if is_voxel_file(path):
+        return read_voxels(path, "mesh3d")
+    try:
+        identity = file_digest(path) + path.suffix.lower()
+    except OSError as error:
+        raise DataError(path, f"cannot be opened ({error.strerror or error})") from None
+    sample = options.sample(options.prepare(identity, lambda: open_asset(path, up)), rng)
+    sample.key = str(path)
+    return sample
 
 
 @dataclass

@@ -2,89 +2,35 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from tok4d.data.source import Source, split_groups
+from tok4d.data.manifest import ManifestSource
+from tok4d.data.rows import Row
 from tok4d.errors import ConfigError, DataError
 from tok4d.modality import Sample
 from tok4d_video.augment import Indices, VideoOptions, whole
 from tok4d_video.decoded import Facts
-from tok4d_video.rows import Row, read_rows
 from tok4d_video.sampling import in_span
 
 
 @dataclass
-class VideoManifest(VideoOptions, Source):
-    """Clips that a manifest names, one row a sample; see `tok4d_video.rows` for its columns.
-
-    Rows of one file land on one side of a split, and so do rows with the same value in the column `group`.
-
-    Attributes:
-        path: the manifest: `.csv`, `.tsv`, `.jsonl` or `.parquet`.
-        outside: whether it may name files by absolute paths and outside of its own folder. Others could otherwise have
-            any file of this machine read by writing a manifest.
-    """
-
-    path: str = ""
-    outside: bool = False
+class VideoManifest(VideoOptions, ManifestSource):
+    """Clips that a manifest names, one row a sample, with its time span; see `tok4d.data.rows` for the columns."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check()
-        if not self.path:
-            raise ConfigError("video/manifest needs the option path")
-
-    @cached_property
-    def folder(self) -> Path:
-        """Where relative paths begin."""
-        return Path(self.path).expanduser().parent
-
-    @cached_property
-    def rows(self) -> list[Row]:
-        """Rows on this side of the split, in order.
-
-        Raises:
-            DataError: when the manifest cannot be used, naming line and column, or when nothing is left.
-        """
-        found = read_rows(Path(self.path).expanduser())
-        if not self.outside:
-            for row in found:
-                self._refuse_outside(row)
-        kept = [found[i] for i in split_groups([row.side for row in found], self.split, self.folds, self.fold)]
-        if not kept:
-            raise DataError(self.path, f"no row on the {self.split!r} side of the split ({len(found)} in all)")
-        return kept
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def key(self, index: int) -> str:
-        row = self.rows[index]
-        return row.path if row.start is None and row.end is None else f"{row.path}@{row.spelt}"
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """Frames of a row's time span, float32 `[n, 3, H, W]` in [-1, 1], with its caption and label."""
-        row = self.rows[index]
-        path = self.folder / row.path
-        if not self.outside and not path.resolve().is_relative_to(self.folder.resolve()):
-            raise DataError(path, "is a link to outside of the manifest's folder; set outside: true to follow it")
+        row, path = self.rows[index], self.file(index)
         sample = Sample(self.modality, {}, caption=row.caption, label=row.label, key=self.key(index))
         if row.start is None and row.end is None:
             return self.present(sample, str(path), self.opener(path), rng, whole)
         return self.present(sample, str(path), self.opener(path), rng, lambda facts: _span(path, row, facts))
-
-    def _refuse_outside(self, row: Row) -> None:
-        path = Path(os.path.normpath(row.path))
-        if path.is_absolute() or path.parts[:1] == (os.pardir,):
-            raise DataError(
-                self.path,
-                f"{row.where}: {row.path!r} is outside of the manifest's folder; set outside: true if that is right",
-            )
 
 
 def _span(path: Path, row: Row, facts: Facts) -> Indices:

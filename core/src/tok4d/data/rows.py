@@ -1,4 +1,4 @@
-"""Rows of a manifest of clips.
+"""Rows of a manifest: files with captions, labels and, where they have time, spans of it.
 
 Columns (others are ignored):
 
@@ -28,7 +28,7 @@ Cells = tuple[int, Mapping[str, Any]]  # number of the row, as people count, and
 
 
 class Row(NamedTuple):
-    """One clip. `number` is its line in the manifest (of Parquet: its row, from 1)."""
+    """One sample. `number` is its line in the manifest (of Parquet: its row, from 1)."""
 
     number: int
     path: str
@@ -136,7 +136,7 @@ def _refuse_duplicates(manifest: Path, rows: list[Row]) -> None:
             twice.append(f"{row.path} (lines {other} and {row.number})")
     if twice:
         more = f" and {len(twice) - _SHOWN} more" if len(twice) > _SHOWN else ""
-        raise DataError(manifest, f"names the same clip twice: {', '.join(twice[:_SHOWN])}{more}")
+        raise DataError(manifest, f"names the same file twice: {', '.join(twice[:_SHOWN])}{more}")
 
 
 def _read_csv(manifest: Path) -> Iterator[Cells]:
