@@ -6,7 +6,7 @@ tensor of such a sample has time as its first axis. F = frames of the sample, L 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import torch
 
 from tok4d.errors import DataError, Tok4dError
 from tok4d.modality import Modality, Sample, SampleStream
+from tok4d.model.bottleneck import Encoded
 from tok4d.model.fsq import Codes
 from tok4d.model.tiling import split_tiles
 from tok4d.origin import Origin
@@ -43,8 +44,14 @@ def open_stream(owner: Modality, path: str | Path, model: Tokenizer, options: Ma
     return chosen.stream(path, model.config.tile_steps * model.patch_size[0], model.patch_size, options)
 
 
-def pieces(stream: SampleStream, owner: Modality, model: Tokenizer) -> Iterator[Piece]:
+def pieces(
+    stream: SampleStream, owner: Modality, model: Tokenizer, advance: Callable[[float], None] = lambda share: None
+) -> Iterator[Piece]:
     """Pieces as tokens, checked.
+
+    Args:
+        stream, owner, model: see `open_stream`.
+        advance: told the share of the sample's expected frames in each piece, once the piece has been dealt with.
 
     Raises:
         DataError: when the stream gives nothing, or fails on the way.
@@ -56,6 +63,7 @@ def pieces(stream: SampleStream, owner: Modality, model: Tokenizer) -> Iterator[
         if tuple(sample.data[owner.field].shape) != tokens.origins[0].shape:
             sample = replace(sample, data=chosen.unpatchify(tokens)[0].data)
         yield Piece(sample, tokens, number * model.config.tile_steps)
+        advance(len(sample.data[owner.field]) / stream.frames if stream.frames else 0.0)
     if number < 0:
         raise DataError(stream.path, "holds nothing")
 
@@ -66,8 +74,7 @@ def reconstruct(
     """(reconstruction, target) of every piece, the keys of the tile before being visible to each."""
     decode = model.decode_stream()
     for piece in parts:
-        weight = model.proj.weight
-        encoded = model.encode(piece.tokens.to(weight.device, weight.dtype), pool=False)
+        encoded = _encoded(piece, model)
         latents = model.quantize(encoded).latents() if codes else encoded.latents("mean")
         yield _restored(decode(latents, piece.first_step), owner, model), piece.sample
 
@@ -78,8 +85,7 @@ def encode(parts: Iterator[Piece], owner: Modality, model: Tokenizer, codes: boo
     kept: list[Codes | torch.Tensor] = []
     frames, last = 0, None
     for piece in parts:
-        weight = model.proj.weight
-        encoded = model.encode(piece.tokens.to(weight.device, weight.dtype), pool=False)
+        encoded = _encoded(piece, model)
         kept.append(model.quantize(encoded) if codes else encoded.posterior.mean)
         shift = torch.tensor([piece.first_step, 0, 0, 0], dtype=torch.int32)
         places.append(piece.tokens.coords.cpu() + shift)
@@ -122,6 +128,11 @@ def whole_origin(owner: Modality, piece: Origin, frames: int) -> Origin:
     """Origin of a sample like `piece`, but `frames` long."""
     _, origin = owner.grid((frames, *piece.shape[1:]), piece.patch)
     return replace(origin, fps=piece.fps, extra=piece.extra)
+
+
+def _encoded(piece: Piece, model: Tokenizer) -> Encoded:
+    weight = model.proj.weight
+    return model.encode(piece.tokens.to(weight.device, weight.dtype), pool=False)
 
 
 def _restored(patches: TokenSet, owner: Modality, model: Tokenizer) -> Sample:

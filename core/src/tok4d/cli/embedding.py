@@ -94,10 +94,9 @@ def _load(
         return tokens
     encode, count = loaded.model.encode_stream(), 0
     with stream:
-        for piece in pieces(stream, owner, loaded.model):
+        for piece in pieces(stream, owner, loaded.model, advance):
             encode(piece.tokens.to(loaded.device, loaded.dtype))
             count += piece.tokens.num_tokens
-            advance(piece.tokens.origins[0].shape[0] / stream.frames if stream.frames else 0.0)
     return _checked(path, owner.name, count, getattr(encode, feature)[0])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -107,13 +107,9 @@ class _Job:
     def _in_pieces(self, stream: SampleStream, owner: Modality, advance: Callable[[float], None]) -> TokenSet | Codes:
         from tok4d import streaming
 
-        def seen() -> Iterator[streaming.Piece]:
-            for piece in streaming.pieces(stream, owner, self.loaded.model):
-                yield piece
-                advance(piece.tokens.origins[0].shape[0] / stream.frames if stream.frames else 0.0)
-
+        model = self.loaded.model
         with stream:
-            return streaming.encode(seen(), owner, self.loaded.model, self.codes)
+            return streaming.encode(streaming.pieces(stream, owner, model, advance), owner, model, self.codes)
 
     def _together(self, read: list[tuple[Path, Path, TokenSet]]) -> list[dict[str, Any]]:
         """Encode files in one batch and write each; what fails on the way belongs to its file."""

@@ -109,7 +109,7 @@ def _restore(
 
     def counted() -> Iterator[streaming.Piece]:
         nonlocal count
-        for piece in streaming.pieces(stream, owner, loaded.model):
+        for piece in streaming.pieces(stream, owner, loaded.model, advance):
             count += piece.tokens.num_tokens
             yield piece
 
@@ -117,7 +117,6 @@ def _restore(
         for restored, original in streaming.reconstruct(counted(), owner, loaded.model, codes):
             writer.add(restored)
             running.piece(restored, original)
-            advance(len(original.data[owner.field]) / stream.frames if stream.frames else 0.0)
     return running.values, count
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from glob import glob, has_magic
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -65,6 +66,32 @@ class Source(ABC):
         Raises:
             DataError: when the underlying file cannot be used.
         """
+
+
+@dataclass
+class GeneratedSource(Source):
+    """Samples that are made up, a function of the set's seed and their number. A base class for plugins.
+
+    Attributes:
+        series: what the set is called in keys.
+        count: number of samples in the whole set.
+        seed: chooses another set.
+    """
+
+    series: ClassVar[str] = "generated"
+    count: int = 256
+    seed: int = 0
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """Numbers of the samples on this side of the split."""
+        return split_groups([str(number) for number in range(self.count)], self.split, self.folds, self.fold)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def key(self, index: int) -> str:
+        return f"{self.series}/{self.seed}/{self.numbers[index]}"
 
 
 def split_groups(groups: Sequence[str], split: str, folds: int, fold: int) -> list[int]:

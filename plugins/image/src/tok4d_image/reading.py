@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image, ImageColor
+from PIL import Image
 from torch import Tensor
 
-from tok4d.errors import ConfigError, DataError, Tok4dError, unknown_name
+from tok4d.colours import parse_background
+from tok4d.errors import ConfigError, DataError, Tok4dError
+from tok4d.options import from_options
 from tok4d_image.pixels import RGB, pixels_of
 from tok4d_image.quiet import no_native_messages, no_warnings
 
@@ -59,19 +61,11 @@ class ReadOptions:
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> ReadOptions:
         """From keyword arguments; raises `ConfigError` that names an unknown option and the known ones."""
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise ConfigError(unknown_name("image option", name, known))
-        return cls(**options)
+        return from_options(cls, options, "image option")
 
     def colour(self) -> RGB:
         """`background` as RGB in 0..255."""
-        try:
-            red, green, blue, *_ = ImageColor.getrgb(self.background)
-        except (ValueError, AttributeError, TypeError):
-            raise ConfigError(f"background must be a colour name or #rrggbb, got {self.background!r}") from None
-        return red, green, blue
+        return parse_background(self.background)
 
 
 def read_pixels(path: str | Path, options: ReadOptions | None = None) -> tuple[Tensor, dict[str, Any]]:

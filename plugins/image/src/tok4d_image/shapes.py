@@ -10,20 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tok4d.colours import COLOURS
+
 KINDS = ("gradient", "disc", "stripes", "noise")
-COLOURS = {
-    "red": (214, 45, 32),
-    "orange": (240, 135, 30),
-    "yellow": (245, 215, 60),
-    "green": (60, 160, 70),
-    "cyan": (70, 190, 200),
-    "blue": (45, 85, 200),
-    "purple": (135, 65, 165),
-    "pink": (240, 150, 185),
-    "white": (245, 245, 245),
-    "grey": (128, 128, 128),
-    "black": (15, 15, 15),
-}
 
 _Mask = NDArray[np.float64]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from tok4d.data.source import FolderSource, Source, split_groups
+from tok4d.data.source import FolderSource, GeneratedSource, Source, split_groups
 from tok4d.errors import ConfigError, DataError, unknown_name
 from tok4d.modality import Sample
 from tok4d_image.augment import ImageOptions
@@ -98,19 +99,16 @@ class ImagePhotos(ImageOptions, Source):
 
 
 @dataclass
-class ImageShapes(ImageOptions, Source):
+class ImageShapes(ImageOptions, GeneratedSource):
     """Generated pictures with captions, for smoke tests and where there are no files at all.
 
     A picture is a pure function of (seed, index); see `tok4d_image.shapes`.
 
     Attributes:
-        count: number of pictures.
-        seed: chooses another set.
         side: height and width in pixels.
     """
 
-    count: int = 256
-    seed: int = 0
+    series: ClassVar[str] = "shapes"
     side: int = 128
 
     def __post_init__(self) -> None:
@@ -118,17 +116,6 @@ class ImageShapes(ImageOptions, Source):
         self.check()
         if self.count < 1 or self.side < 1:
             raise ConfigError(f"count and side must be at least 1, got {self.count} and {self.side}")
-
-    @cached_property
-    def numbers(self) -> list[int]:
-        """Numbers of the pictures on this side of the split."""
-        return split_groups([str(number) for number in range(self.count)], self.split, self.folds, self.fold)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def key(self, index: int) -> str:
-        return f"shapes/{self.seed}/{self.numbers[index]}"
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """One picture, float32 `[3, H, W]` in [-1, 1], with its caption; the label is the kind of shape."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tok4d.errors import ConfigError, DataError, Tok4dError, unknown_name
+from tok4d.options import from_options
 from tok4d_mesh3d.assets import AssetError, Assets, FolderAssets
 from tok4d_mesh3d.gltf import read_gltf
 from tok4d_mesh3d.mesh import Mesh, turned_z_up
@@ -47,11 +48,7 @@ class MeshOptions(Limits):
     @classmethod
     def parse(cls, options: dict[str, Any]) -> MeshOptions:
         """From keyword arguments; raises `ConfigError` that names an unknown option and the known ones."""
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise ConfigError(unknown_name("mesh option", name, known))
-        return cls(**options)
+        return from_options(cls, options, "mesh option")
 
 
 def load_mesh(path: str | Path, **options: Any) -> Mesh:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tok4d.errors import ConfigError, DataError, Tok4dError, unknown_name
 from tok4d.modality import Sample
+from tok4d.options import from_options
 from tok4d_mesh3d.cameras import Cameras, hammersley_sphere
 from tok4d_mesh3d.lifting import MODES, lift
 from tok4d_mesh3d.meshes import UPS
@@ -76,11 +77,7 @@ class ReadOptions:
     @classmethod
     def parse(cls, options: dict[str, Any]) -> ReadOptions:
         """From keyword arguments; raises `ConfigError` that names an unknown option and the nearest known one."""
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise ConfigError(unknown_name("option of reading a 3D asset", name, known))
-        return cls(**options)
+        return from_options(cls, options, "option of reading a 3D asset")
 
     @property
     def look(self) -> Look:

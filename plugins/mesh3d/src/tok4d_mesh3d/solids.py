@@ -15,21 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tok4d.colours import COLOURS
 from tok4d_mesh3d.mesh import Material, Mesh
 
 KINDS = ("box", "sphere", "cylinder", "cone", "ring")
-COLOURS = {
-    "red": (214, 45, 32),
-    "orange": (240, 135, 30),
-    "yellow": (245, 215, 60),
-    "green": (60, 160, 70),
-    "cyan": (70, 190, 200),
-    "blue": (45, 85, 200),
-    "purple": (135, 65, 165),
-    "pink": (240, 150, 185),
-    "white": (245, 245, 245),
-    "brown": (130, 85, 50),
-}
+_NAMES = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "white")
+INKS = {name: COLOURS[name] for name in _NAMES} | {"brown": (130, 85, 50)}  # drawn from by place
 PATTERNS = ("plain", "striped", "chequered")
 _SEGMENTS = 48
 _Points = NDArray[np.float64]
@@ -75,9 +66,9 @@ def _body(rng: np.random.Generator, kind: str) -> tuple[_Body, str]:
     size = rng.uniform([0.4, 0.4, 0.35], [0.8, 0.8, 1.0])
     vertices, faces = _box() if kind == "box" else _revolved(_PROFILES[kind]())
     vertices = vertices * (size if kind != "sphere" else size[:1])
-    first, second = rng.permutation(list(COLOURS))[:2]
+    first, second = rng.permutation(list(INKS))[:2]
     pattern = PATTERNS[int(rng.integers(len(PATTERNS)))]
-    a, b = (np.array([*COLOURS[name], 255], np.uint8) for name in (first, second))
+    a, b = (np.array([*INKS[name], 255], np.uint8) for name in (first, second))
     middle = vertices[faces].reshape(-1, 6, 3).mean(1).repeat(2, 0)  # of cells, so that patterns have straight edges
     second_there = _SECOND[pattern](middle) if pattern in _SECOND else np.zeros(len(faces), bool)
     colors = np.where(second_there[:, None], b, a)[:, None].repeat(3, 1)

@@ -6,11 +6,12 @@ import logging
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from tok4d.data.manifest import ManifestSource
-from tok4d.data.source import FolderSource, Source, split_groups
+from tok4d.data.source import FolderSource, GeneratedSource, Source
 from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d.modality import Sample
 from tok4d_mesh3d.cache import file_digest
@@ -103,33 +104,16 @@ class Mesh3dFurniture(AssetOptions, FurnitureOptions):
 
 
 @dataclass
-class Mesh3dSolids(AssetOptions, Source):
-    """Generated solids with captions, for smoke tests and where there are no files; the label is the kind of solid.
+class Mesh3dSolids(AssetOptions, GeneratedSource):
+    """Generated solids with captions, for smoke tests and where there are no files; the label is the kind of solid."""
 
-    Attributes:
-        count: number of solids.
-        seed: chooses another set.
-    """
-
-    count: int = 256
-    seed: int = 0
+    series: ClassVar[str] = "solids"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check()
         if self.count < 1 or self.seed < 0:
             raise ConfigError(f"count must be at least 1 and seed at least 0, got {self.count} and {self.seed}")
-
-    @cached_property
-    def numbers(self) -> list[int]:
-        """Numbers of the solids on this side of the split."""
-        return split_groups([str(number) for number in range(self.count)], self.split, self.folds, self.fold)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def key(self, index: int) -> str:
-        return f"solids/{self.seed}/{self.numbers[index]}"
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """One solid with its caption."""

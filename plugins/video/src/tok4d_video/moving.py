@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tok4d.data.source import Source, split_groups
+from tok4d.colours import COLOURS
+from tok4d.data.source import GeneratedSource
 from tok4d.errors import ConfigError, DataError
 from tok4d.modality import Sample
 from tok4d_video.augment import VideoOptions
@@ -35,37 +36,21 @@ MOTIONS = {
     "circles": "moves in a circle",
     "rests": "rests",
 }
-COLOURS = {
-    "red": (214, 45, 32),
-    "orange": (240, 135, 30),
-    "yellow": (245, 215, 60),
-    "green": (60, 160, 70),
-    "cyan": (70, 190, 200),
-    "blue": (45, 85, 200),
-    "purple": (135, 65, 165),
-    "pink": (240, 150, 185),
-    "white": (245, 245, 245),
-    "grey": (128, 128, 128),
-    "black": (15, 15, 15),
-}
 GROUNDS = ("plain", "shaded", "striped", "chequered")
 
 _Plane = NDArray[np.float64]
 
 
 @dataclass
-class VideoMoving(VideoOptions, Source):
+class VideoMoving(VideoOptions, GeneratedSource):
     """Generated clips with captions, for smoke tests and where there are no files at all; the label is the motion.
 
     Attributes:
-        count: number of clips.
-        seed: chooses another set.
         side: height and width in pixels.
         length: frames of a whole clip, at 24 a second.
     """
 
-    count: int = 256
-    seed: int = 0
+    series: ClassVar[str] = "moving"
     side: int = 64
     length: int = 48
 
@@ -81,17 +66,6 @@ class VideoMoving(VideoOptions, Source):
     def store(self) -> ClipStore:
         """Keeps nothing: drawing a frame costs no more than looking it up."""
         return self.make_store(0, 0)
-
-    @cached_property
-    def numbers(self) -> list[int]:
-        """Numbers of the clips on this side of the split."""
-        return split_groups([str(number) for number in range(self.count)], self.split, self.folds, self.fold)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def key(self, index: int) -> str:
-        return f"moving/{self.seed}/{self.numbers[index]}"
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """Frames of one clip, float32 `[n, 3, H, W]` in [-1, 1], with its caption."""

@@ -8,7 +8,7 @@ resized one frame at a time, so that only the resized ones are kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ImageColor
 from torch import Tensor
 
+from tok4d.colours import parse_background
 from tok4d.errors import ConfigError, DataError, Tok4dError, unknown_name
+from tok4d.options import from_options
 from tok4d_video.decord_reader import DecordReader, unsuited
 from tok4d_video.ffmpeg import MAX_PIXELS
 from tok4d_video.indexing import FrameIndex
@@ -71,19 +72,11 @@ class ClipOptions:
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> ClipOptions:
         """From keyword arguments; raises `ConfigError` that names an unknown option and the known ones."""
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise ConfigError(unknown_name("video option", name, known))
-        return cls(**options)
+        return from_options(cls, options, "video option")
 
     def colour(self) -> RGB:
         """`background` as RGB in 0..255."""
-        try:
-            red, green, blue, *_ = ImageColor.getrgb(self.background)
-        except (ValueError, AttributeError, TypeError):
-            raise ConfigError(f"background must be a colour name or #rrggbb, got {self.background!r}") from None
-        return red, green, blue
+        return parse_background(self.background)
 
 
 class Clip:

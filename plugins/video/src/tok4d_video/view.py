@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tok4d.errors import ConfigError, unknown_name
+from tok4d.errors import ConfigError
+from tok4d.options import from_options
 from tok4d_video.ffmpeg import MAX_PIXELS
 from tok4d_video.reading import Clip, ClipOptions, open_clip
 from tok4d_video.resizing import Resize
@@ -58,11 +59,7 @@ class ReadOptions:
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> ReadOptions:
         """From keyword arguments; raises `ConfigError` that names an unknown option and the known ones."""
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise ConfigError(unknown_name("video option", name, known))
-        return cls(**options)
+        return from_options(cls, options, "video option")
 
     def clip_options(self) -> ClipOptions:
         """The part that opens a file."""
