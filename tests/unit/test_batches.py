@@ -205,3 +205,36 @@ def test_extras_travel_with_their_sample(monkeypatch):
     assert batch.to("meta").extras[0]["mean"].device.type == "meta"
     task = {"val": TaskConfig("image/shapes", {"count": 3, "side": 8}, batch=2)}
     assert [len(found.extras) for found in validation_batches(task, PATCH)] == [2, 1]
+
+
+def test_captions_and_labels_travel_with_their_sample():
+    batch, odd = all_batches()[0], all_batches(1, 2)[0]
+    told = {}
+    for seed in (0, 1):
+        source = ImageShapes("image", **{**OPTIONS, "seed": seed})
+        told |= {source.key(i): (source.load(i).caption, source.load(i).label) for i in range(len(source))}
+    found = list(zip(batch.captions, batch.labels, strict=True))
+    assert found == [told[key] for key in batch.keys]
+    assert len({caption for caption, _ in found}) > 1
+    assert list(zip(odd.captions, odd.labels, strict=True)) == found[1::2]
+    assert (batch.to("meta").captions, batch.to("meta").labels) == (batch.captions, batch.labels)
+    assert [(one.captions, one.labels) for one in batch.unpack()] == [
+        ((caption,), (label,)) for caption, label in found
+    ]
+    task = {"val": TaskConfig("image/shapes", {**OPTIONS, "split": "all"}, batch=16)}
+    served = [pair for b in validation_batches(task, PATCH) for pair in zip(b.captions, b.labels, strict=True)]
+    whole = ImageShapes("image", **{**OPTIONS, "split": "all"})
+    assert served == [(whole.load(i).caption, whole.load(i).label) for i in range(24)]
+
+
+def test_samples_without_caption_and_label_say_none(monkeypatch):
+    load = ImageShapes.load
+
+    def bare(self, index, rng=None) -> Sample:
+        sample = load(self, index, rng)
+        sample.caption = sample.label = None
+        return sample
+
+    monkeypatch.setattr(ImageShapes, "load", bare)
+    batch = all_batches()[0]
+    assert (batch.captions, batch.labels) == ((None,) * 4, (None,) * 4)

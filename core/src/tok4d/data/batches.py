@@ -39,6 +39,7 @@ class Batch:
         noise_seeds: seed of every sample's posterior noise, keyed by its global position and so by the step.
         bad: files that could not be used and were replaced, with the reason.
         extras: `Modality.extras` of every sample; empty where no sample has any.
+        captions, labels: text and class of every sample, None where it has none.
     """
 
     step: int
@@ -49,6 +50,8 @@ class Batch:
     noise_seeds: tuple[int, ...]
     bad: tuple[str, ...] = ()
     extras: tuple[Extras, ...] = ()
+    captions: tuple[str | None, ...] = ()
+    labels: tuple[int | None, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on a device."""
@@ -57,10 +60,10 @@ class Batch:
 
     def unpack(self) -> list[Batch]:
         """One batch per sample."""
-        parts = zip(self.tokens.unpack(), self.keys, self.noise_seeds, strict=True)
+        named = ("keys", "noise_seeds", "extras", "captions", "labels")
         return [
-            replace(self, tokens=tokens, keys=(key,), noise_seeds=(seed,), bad=(), extras=self.extras[i : i + 1])
-            for i, (tokens, key, seed) in enumerate(parts)
+            replace(self, tokens=tokens, bad=(), **{name: getattr(self, name)[i : i + 1] for name in named})
+            for i, tokens in enumerate(self.tokens.unpack())
         ]
 
     def noise(self, channels: int) -> Tensor:
@@ -70,6 +73,36 @@ class Batch:
             for length, seed in zip(self.tokens.lengths, self.noise_seeds, strict=True)
         ]
         return torch.cat(parts).to(self.tokens.device)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One sample as a batch takes it; the fields are those of `Batch`."""
+
+    tokens: TokenSet
+    key: str
+    extras: Extras
+    caption: str | None = None
+    label: int | None = None
+
+
+def collate(
+    step: int, task: str, modality: str, samples: Sequence[Loaded], seeds: Sequence[int], bad: Sequence[str]
+) -> Batch:
+    """Samples as a batch, in their order."""
+    extras = tuple(one.extras for one in samples)
+    return Batch(
+        step,
+        task,
+        modality,
+        TokenSet.pack([one.tokens for one in samples]),
+        tuple(one.key for one in samples),
+        tuple(seeds),
+        tuple(bad),
+        extras if any(extras) else (),
+        tuple(one.caption for one in samples),
+        tuple(one.label for one in samples),
+    )
 
 
 class StageBatches(Dataset[Batch]):
@@ -110,16 +143,13 @@ class StageBatches(Dataset[Batch]):
         key = self.schedule.task(step)
         task, source = self.tasks[key], self.source(key)
         first = self.schedule.count(step) * task.batch
-        sets, keys, seeds, bad, extras = [], [], [], [], []
+        samples, seeds, bad = [], [], []
         for position in range(first + self.rank, first + task.batch, self.world):
-            tokens, more, name, errors = self._load(source, key, position)
-            sets.append(tokens)
-            extras.append(more)
-            keys.append(name)
+            sample, errors = self._load(source, key, position)
+            samples.append(sample)
             bad += errors
             seeds.append(seed_of(self.seed, key, "noise", position))
-        packed = TokenSet.pack(sets)
-        return Batch(step, key, source.modality, packed, tuple(keys), tuple(seeds), tuple(bad), _kept(extras))
+        return collate(step, key, source.modality, samples, seeds, bad)
 
     def source(self, key: str) -> Source:
         """Source of a task, built on first use (in the worker that uses it)."""
@@ -130,8 +160,8 @@ class StageBatches(Dataset[Batch]):
             self._sources[key] = built
         return self._sources[key]
 
-    def _load(self, source: Source, key: str, position: int) -> tuple[TokenSet, Extras, str, list[str]]:
-        """Tokens and extras at a global position; a bad file is replaced by the next ones in an order of its own.
+    def _load(self, source: Source, key: str, position: int) -> tuple[Loaded, list[str]]:
+        """The sample at a global position; a bad file is replaced by the next ones in an order of its own.
 
         Raises:
             DataError: when a position finds no usable file.
@@ -142,8 +172,7 @@ class StageBatches(Dataset[Batch]):
             index = sample_index(self.seed, key, position + attempt * 1_000_003, len(source))
             try:
                 rng = sample_rng(self.seed, key, position)
-                tokens, extras = load_sample(source, index, self.patch_size, rng, self.inputs)
-                return tokens, extras, source.key(index), bad
+                return load_sample(source, index, self.patch_size, rng, self.inputs), bad
             except DataError as error:
                 bad.append(str(error))
         raise DataError(f"task {key!r}", f"{MAX_REPLACEMENTS} files in a row cannot be used; last: {bad[-1]}")
@@ -157,7 +186,7 @@ def load_tokens(
     inputs: Inputs | None = None,
 ) -> TokenSet:
     """The tokens of `load_sample`."""
-    return load_sample(source, index, patch_size, rng, inputs)[0]
+    return load_sample(source, index, patch_size, rng, inputs).tokens
 
 
 def load_sample(
@@ -166,8 +195,8 @@ def load_sample(
     patch_size: PatchSize,
     rng: np.random.Generator | None = None,
     inputs: Inputs | None = None,
-) -> tuple[TokenSet, Extras]:
-    """Sample `index` of a source as checked tokens, and its extras; with `rng` it is augmented.
+) -> Loaded:
+    """Sample `index` of a source as checked tokens, and what goes with them; with `rng` it is augmented.
 
     Raises:
         DataError: for whatever makes this sample unusable; another may do.
@@ -176,16 +205,12 @@ def load_sample(
     try:
         host = source.host.configured((inputs or {}).get(source.modality, {}))
         sample = source.load(index, rng)
-        return host.patchify(sample, patch_size).validate(), host.extras(sample)
+        tokens = host.patchify(sample, patch_size).validate()
+        return Loaded(tokens, source.key(index), host.extras(sample), sample.caption, sample.label)
     except (ConfigError, PluginError, DataError):
         raise
     except (ValueError, OSError) as error:
         raise DataError(source.key(index), str(error)) from error
-
-
-def _kept(extras: Sequence[Extras]) -> tuple[Extras, ...]:
-    """Nothing at all where no sample has any."""
-    return tuple(extras) if any(extras) else ()
 
 
 class FromStep(Sampler[int]):
@@ -216,17 +241,13 @@ def validation_batches(
         source = build_source(task)
         mine = range(rank, len(source), world)
         for start in range(0, len(mine), task.batch):
-            sets, keys, bad, extras = [], [], [], []
+            samples, bad = [], []
             for index in mine[start : start + task.batch]:
                 try:
-                    tokens, more = load_sample(source, index, patch_size, inputs=inputs)
-                    sets.append(tokens)
-                    extras.append(more)
-                    keys.append(source.key(index))
+                    samples.append(load_sample(source, index, patch_size, inputs=inputs))
                 except DataError as error:
                     log.warning("left out of validation: %s", error)
                     bad.append(str(error))
-            if sets:
-                seeds = tuple(seed_of("validation", key, name) for name in keys)
-                packed = TokenSet.pack(sets)
-                yield Batch(-1, key, source.modality, packed, tuple(keys), seeds, tuple(bad), _kept(extras))
+            if samples:
+                seeds = [seed_of("validation", key, one.key) for one in samples]
+                yield collate(-1, key, source.modality, samples, seeds, bad)
