@@ -162,6 +162,13 @@ class Modality(ABC):
             head: the tokenizer's extra decoder for this modality, when it has one.
         """
 
+    def pictures(self, sample: Sample) -> Tensor | None:
+        """The sample as pictures `[N, 3, H, W]` in [-1, 1], differentiable: what losses and metrics of pictures see.
+
+        None (the default) for data that is no picture: such terms then have nothing to compare.
+        """
+        return None
+
     def extras(self, sample: Sample) -> dict[str, Tensor]:
         """What training and evaluation compare with besides what the tokens hold (pictures of an asset, say).
 

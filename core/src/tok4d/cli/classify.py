@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,7 @@ from tok4d.errors import Tok4dError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tok4d.model.tokenizer import Tokenizer
     from tok4d.text import TextEncoder
 
 
@@ -73,8 +75,8 @@ def classify(
     prompts = load_templates(templates)
     options = read_options(read)
     loaded = load_model(model, device, dtype)
-    tower = _tower(text, loaded.model.config.text, model)
-    encoder = _encoder(tower, loaded.device, loaded.model.config.encoder.width)
+    tower = _tower(text, _own_tower(loaded.model), model)
+    encoder = _encoder(tower, loaded.device, loaded.model.embedding_width)
     weights = _weights(encoder, names, prompts)
     batch = Batch()
     paths = expand(files, known_suffixes(modality), batch)
@@ -111,6 +113,14 @@ def _labels(given: str | None, file: Path | None) -> list[str]:
     if file is not None:
         return read_lines(file)
     return [label.strip() for label in (given or "").split(",") if label.strip()]
+
+
+def _own_tower(model: Tokenizer) -> TextConfig | None:
+    """The model's tower, with the constants that it has learned where it has learned some."""
+    if model.config.text is None:
+        return None
+    log_scale, bias = model.text_constants()
+    return replace(model.config.text, log_scale=log_scale, bias=bias)
 
 
 def _tower(given: str | None, own: TextConfig | None, model: Path) -> TextConfig:

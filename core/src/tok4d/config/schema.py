@@ -93,17 +93,23 @@ class TextConfig:
     Attributes:
         kind: `siglip2` or `minilm`.
         source: folder or hub id of the tower's weights; empty for one that comes from a package registry.
-        log_scale, bias: of the sigmoid loss, logit = exp(log_scale) * cosine + bias (the released models' constants).
+        log_scale, bias: of the sigmoid loss, logit = exp(log_scale) * cosine + bias (the released models' constants;
+            towers trained from scratch start at log 10 = 2.3026 and -10).
+        width: of the tower's embeddings; when given, the model learns its own log-scale and bias, and a projection
+            of its embedding where its encoder has another width. None: the constants above stay as they are.
     """
 
     kind: str = "siglip2"
     source: str = ""
     log_scale: float = 4.8438
     bias: float = -15.5625
+    width: Optional[int] = None
 
     def check(self) -> None:
-        """Raise ConfigError for an unknown tower."""
+        """Raise ConfigError for an unknown tower or an unusable width."""
         _one_of("text.kind", self.kind, TEXT_TOWERS)
+        if self.width is not None:
+            _positive("text.width", self.width)
 
 
 @dataclass

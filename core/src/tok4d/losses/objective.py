@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,13 @@ from tok4d.plugins.registry import lookup
 
 
 class Term(nn.Module):
-    """One loss term. Options are the keyword arguments of its constructor."""
+    """One loss term. Options are the keyword arguments of its constructor.
+
+    Class attributes:
+        pools: whether it reads `encoded.embedding`; encoding pools only where some term does.
+    """
+
+    pools: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, target: Sequence[Sample], reconstruction: Sequence[Sample], encoded: Encoded) -> Tensor:
@@ -50,6 +56,7 @@ class Objective(nn.Module):
         super().__init__()
         self.weights = {name: weight for name, (weight, _) in terms.items()}
         self.terms = nn.ModuleDict({name: term for name, (_, term) in terms.items()})
+        self.pools = any(term.pools for _, term in terms.values())
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> Objective:

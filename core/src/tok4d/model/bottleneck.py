@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tok4d.errors import Tok4dError
+from tok4d.model.text_head import TextHead
 from tok4d.nn.precision import at_least_float32
 from tok4d.tokens import TokenSet
 
@@ -51,23 +52,27 @@ class Encoded:
         posterior: Gaussian over the latents.
         pooled: `[B, C]`, or None when encoding was asked not to pool.
         inner: streams after the blocks asked for, by block index.
+        text_head: the model's projection into its text tower's space, if it has one.
     """
 
     features: TokenSet
     posterior: Posterior
     pooled: Tensor | None = None
     inner: Mapping[int, TokenSet] = field(default_factory=dict)
+    text_head: TextHead | None = None
 
     @property
     def embedding(self) -> Tensor:
         """`pooled`, L2-normalised `[B, C]`, float32 at least; zeros for empty samples.
+
+        Of a model with a text head it is that head's projection, `[B, D]` in the text tower's space.
 
         Raises:
             Tok4dError: when encoding was asked not to pool.
         """
         if self.pooled is None:
             raise Tok4dError("no embedding: encode(..., pool=False) was asked for")
-        return F.normalize(at_least_float32(self.pooled), dim=-1)
+        return embedding_of(self.pooled, self.text_head)
 
     def latents(
         self, kind: str = "mean", generator: torch.Generator | None = None, noise: Tensor | None = None
@@ -93,3 +98,9 @@ class Encoded:
         if noise.shape != mean.shape:
             raise Tok4dError(f"noise must be {tuple(mean.shape)} like the latents, got {tuple(noise.shape)}")
         return self.features.replace(self.posterior.sample(noise.to(mean)))
+
+
+def embedding_of(pooled: Tensor, text_head: TextHead | None) -> Tensor:
+    """Pooled `[B, C]`, projected by the text head if there is one, L2-normalised, float32 at least."""
+    projected = pooled if text_head is None else text_head(pooled)
+    return F.normalize(at_least_float32(projected), dim=-1)

@@ -8,13 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tok4d.errors import Tok4dError
-from tok4d.model.bottleneck import Encoded
+from tok4d.model.bottleneck import Encoded, embedding_of
 from tok4d.nn.pooling import PoolState
-from tok4d.nn.precision import at_least_float32
 from tok4d.tokens import TokenSet
 
 if TYPE_CHECKING:
@@ -57,8 +55,8 @@ class EncodeStream:
 
     @property
     def embedding(self) -> Tensor:
-        """`pooled`, L2-normalised, float32 at least."""
-        return F.normalize(at_least_float32(self.pooled), dim=-1)
+        """As `Encoded.embedding`, of all tiles so far."""
+        return embedding_of(self.pooled, self.model.text_head)
 
 
 class DecodeStream:

@@ -21,6 +21,7 @@ from tok4d.model.bottleneck import Encoded, Posterior
 from tok4d.model.fsq import FSQ, Codes
 from tok4d.model.stack import Decoder, Encoder
 from tok4d.model.streams import DecodeStream, EncodeStream
+from tok4d.model.text_head import TextHead
 from tok4d.nn.linear import exact
 from tok4d.nn.norms import LayerNorm
 from tok4d.origin import Origin
@@ -39,6 +40,8 @@ class Tokenizer(nn.Module):
         self.proj = nn.Linear(config.encoder.width, 2 * config.latent, bias=False)
         self.quantizer = None if config.quantizer is None else FSQ(config.quantizer)
         self.decoder = Decoder(config)
+        text = config.text
+        self.text_head = TextHead(text, config.encoder.width) if text is not None and text.width is not None else None
         self.apply(_initialise)  # before the heads: those bring their own start
         self.heads = nn.ModuleDict()
         for name, options in config.heads.items():
@@ -88,6 +91,24 @@ class Tokenizer(nn.Module):
         return folder.digest(self.config, self.state_dict())
 
     @property
+    def embedding_width(self) -> int:
+        """Width of `Encoded.embedding`: the text tower's where the model has a text head, else the encoder's."""
+        text = self.config.text
+        return text.width if text is not None and text.width is not None else self.config.encoder.width
+
+    def text_constants(self) -> tuple[float, float]:
+        """Log-scale and bias of the sigmoid logits: learned where the model has a text head, else the config's.
+
+        Raises:
+            Tok4dError: for a model that is aligned with no text.
+        """
+        if self.text_head is not None:
+            return float(self.text_head.scale.detach().log()), float(self.text_head.bias.detach())
+        if self.config.text is None:
+            raise Tok4dError("this model is aligned with no text: its config has no `text`")
+        return self.config.text.log_scale, self.config.text.bias
+
+    @property
     def patch_size(self) -> PatchSize:
         """Frames, height, width of a patch."""
         frames, height, width = self.config.patch_size
@@ -120,6 +141,7 @@ class Tokenizer(nn.Module):
             posterior=Posterior.of(exact(self.proj, features)),
             pooled=self.encoder.head(features, tokens.seqs) if pool else None,
             inner={i: tokens.replace(inner[i % blocks]) for i in layers},
+            text_head=self.text_head,
         )
 
     def quantize(self, encoded: Encoded) -> Codes:

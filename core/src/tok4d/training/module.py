@@ -66,7 +66,7 @@ class TokenizerModule(pl.LightningModule):
     def loss(self, batch: Batch) -> tuple[Loss, Encoded]:
         """Loss of a batch as in training."""
         target = targets(batch)
-        encoded = self.tokenizer.encode(batch.tokens, pool=False)
+        encoded = self.tokenizer.encode(batch.tokens, pool=self.objectives[batch.task].pools)
         latents = self.latents(encoded, batch)
         got = unpatchify(self.tokenizer, batch, self.tokenizer.decode(latents))
         return self.objectives[batch.task](target, got, encoded), encoded

@@ -92,6 +92,10 @@ class ImageModality(Modality):
 
         return {"folder": ImageFolder, "shards": ImageShards, "photos": ImagePhotos, "shapes": ImageShapes}
 
+    def pictures(self, sample: Sample) -> Tensor:
+        """The picture itself, `[1, 3, H, W]`."""
+        return self._image(sample, sample.key)[None]
+
     def preview(self, sample: Sample) -> list[Image]:
         """The picture itself, 8-bit RGB."""
         return [to_picture(self._image(sample, sample.key))]

@@ -160,6 +160,10 @@ class VideoModality(Modality):
             "pans": VideoPans,
         }
 
+    def pictures(self, sample: Sample) -> Tensor:
+        """The frames, `[F, 3, H, W]`."""
+        return self._video(sample, sample.key)
+
     def preview(self, sample: Sample) -> list[Image]:
         """A contact sheet of evenly spaced frames."""
         from tok4d_video.previews import preview
