@@ -1,10 +1,10 @@
 """What the parts of the benchmark harness agree on: subjects, data, measures, values.
 
-A suite has tasks. A task measures one subject (a tokenizer, a codec, an understanding model) on one data set. The unit of
-work is a group: `inner_batch` samples that stand next to each other in the data set's own order. A group is always worked
-on as a whole, whatever `--batch-size`, order or number of processes, because BLAS makes networks differ in the last bits
-with the shape of a batch. What a group gives is a column of values per sample; figures are made of the columns in the
-order of the samples, in float64. So a run can stop and go on anywhere, and its JSON is the same to the last bit.
+A suite has tasks. A task measures one subject (a tokenizer, a codec, an understanding model) on one data set. The unit
+of work is a group: `inner_batch` samples that stand next to each other in the data set's own order. A group is always
+worked on as a whole, whatever `--batch-size`, order or number of processes, because BLAS makes networks differ in the
+last bits with the shape of a batch. What a group gives is a column of values per sample; figures come from columns
+in the order of the samples, in float64. So a run can stop and go on anywhere, and its JSON is the same to the last bit.
 
 n = samples of a group, N = samples of a data set, D = width of an embedding or feature.
 """
