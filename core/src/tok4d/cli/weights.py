@@ -1,4 +1,4 @@
-"""`tok4d weights import-atoken|export-atoken|init-siglip2`: released checkpoints in and out, a start from SigLIP2."""
+"""`tok4d weights`: released checkpoints in and out, a start from SigLIP2, pretrained networks by name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import typer
 from tok4d.cli import STYLE
 from tok4d.cli.console import emit, note, pairs
 from tok4d.cli.files import Json
+from tok4d.cli.weights_list import fetch_weights, list_weights
 from tok4d.cli.weights_siglip2 import init_siglip2
 from tok4d.errors import ConfigError, DataError, Tok4dError
 
 if TYPE_CHECKING:
     from tok4d.model.tokenizer import Tokenizer
 
-app = typer.Typer(help="Import, export and initialise weights.", no_args_is_help=True, **STYLE)
+app = typer.Typer(help="Fetch, import, export and initialise weights.", no_args_is_help=True, **STYLE)
+app.command("list")(list_weights)
+app.command("fetch")(fetch_weights)
 app.command("init-siglip2")(init_siglip2)
 
 EXPORTED = (".safetensors", ".pt")

@@ -20,7 +20,8 @@ class Weights:
         name: the recipe's too, where there is one.
         use: what for.
         finder: `module:function` of `(Weights) -> Availability`.
-        licence, size_mb: where no recipe says it.
+        licence: where no recipe says it.
+        file: name of the file that has to be put somewhere by hand.
         how: one line on getting them, where no recipe does.
     """
 
@@ -28,7 +29,7 @@ class Weights:
     use: str
     finder: str
     licence: str = ""
-    size_mb: float = 0.0
+    file: str = ""
     how: str = ""
 
     @property
@@ -41,7 +42,7 @@ class Weights:
 class Entry:
     """A network: its name, its weights' name, and `module:function` that builds it.
 
-    Built from `(tensors, where)` for weights of a recipe, else from `(path)` of the file.
+    Built from `(tensors, where)` for weights of a recipe, else from `(source, report)`.
     """
 
     name: str
@@ -64,13 +65,40 @@ class Availability:
     how: str
 
 
-_STORED, _FILE = "tok4d.networks.stored:find", "tok4d.networks.files:find"
+_STORED, _FETCHED = "tok4d.networks.stored:find", "tok4d.networks.stored:find_fetched"
+_FILE, _HUB = "tok4d.networks.files:find", "tok4d.networks.hub:find"
 
 WEIGHTS = {
     item.name: item
     for item in (
         Weights("vgg16-lpips", "LPIPS (vgg), Gram loss, FD-VGG16", _STORED),
         Weights("alex-lpips", "LPIPS (alex)", _STORED),
+        Weights("effnet-lite0", "classifier agreement, FD-EffNetLite0, teacher with minilm", _STORED),
+        Weights("transnetv2", "FD-TransNetV2 (video)", _STORED),
+        Weights("minilm", "text tower: zero-shot, sigmoid loss, teacher with effnet-lite0", _FETCHED),
+        Weights(
+            name="inception-v3-fid",
+            use="FID, KID",
+            finder=_FILE,
+            licence="Apache-2.0 (TensorFlow models)",
+            file="weights-inception-2015-12-05-6726825d.pth",
+            how="torch-fidelity's releases (v0.2.0) hold it, and its first FID with a network downloads it",
+        ),
+        Weights(
+            name="i3d",
+            use="FVD",
+            finder=_FILE,
+            licence="Apache-2.0 (kinetics-i3d); none stated for the conversion",
+            file="i3d_torchscript.pt",
+            how="StyleGAN-V's repository links it (TorchScript, its metrics download it)",
+        ),
+        Weights(
+            name="siglip2",
+            use="teacher, start of the encoder, text tower; by folder or hub id",
+            finder=_HUB,
+            licence="Apache-2.0",
+            how="hf download google/siglip2-base-patch16-naflex, where there is a network",
+        ),
     )
 }
 
@@ -80,6 +108,10 @@ NETWORKS = {
         Entry("vgg16", "vgg16-lpips", "tok4d.networks.trunks:vgg16"),
         Entry("vgg16-features", "vgg16-lpips", "tok4d.networks.trunks:vgg16_features"),
         Entry("alexnet", "alex-lpips", "tok4d.networks.trunks:alexnet"),
+        Entry("effnet-lite0", "effnet-lite0", "tok4d.networks.effnet:effnet_lite0"),
+        Entry("transnetv2", "transnetv2", "tok4d.networks.transnetv2:transnetv2"),
+        Entry("inception-v3-fid", "inception-v3-fid", "tok4d.networks.inception:load"),
+        Entry("i3d", "i3d", "tok4d.networks.i3d:load"),
     )
 }
 

