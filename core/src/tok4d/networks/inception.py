@@ -8,8 +8,6 @@ N = images, C = channels, H W = height and width.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -168,11 +166,11 @@ def load(source: str, report: Report) -> InceptionV3:
         DataError: when the file is damaged or holds something else.
     """
     from tok4d.networks.files import locate
-    from tok4d.weights.checkpoints import read_checkpoint
+    from tok4d.networks.stored import read_float32
     from tok4d.weights.folder import assign
 
     path = locate(NAME, source)
-    tensors = {name: tensor for name, tensor in read_checkpoint(Path(path)).items() if not name.startswith("fc.")}
+    tensors = {name: tensor for name, tensor in read_float32(path).items() if not name.startswith("fc.")}
     with torch.device("meta"):
         network = InceptionV3()
     assign(network, tensors, path)

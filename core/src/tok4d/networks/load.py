@@ -40,15 +40,14 @@ def load_network(
 
 
 def _load(entry: Entry, source: str, report: Report) -> Network:
-    from tok4d.networks.stored import ensure_stored
+    from tok4d.networks.stored import ensure_stored, read_float32
     from tok4d.plugins.targets import resolve
-    from tok4d.weights.checkpoints import read_checkpoint
 
     weights = find_weights(entry.weights)
     build = resolve(entry.build)
     if weights.fetched:
         path = Path(source).expanduser() if source else ensure_stored(weights.name, report)
-        network: Network = build(read_checkpoint(path), str(path))
+        network: Network = build(read_float32(path), str(path))
     else:
         network = build(source, report)
     network.licence = licence(entry.weights)

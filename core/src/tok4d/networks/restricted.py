@@ -189,7 +189,7 @@ def _admit(name: str) -> Any:
 
 def _of(value: Any, kind: Any, role: str) -> Any:
     if not isinstance(value, kind):
-        raise _RefusedError(f"has a {type(value).__name__} where {role} belongs")
+        raise _RefusedError(f"has a value of type {type(value).__name__} where {role} belongs")
     return value
 
 
@@ -202,7 +202,7 @@ def load_arrays(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Array]:
     """All arrays of a pickle, by their keys and positions joined with `/`: `VGG16_0/Conv_0/kernel`.
 
     Args:
-        path: a pickle (protocol 2 to 5) of numpy arrays in dicts, lists and tuples.
+        path: a pickle (protocol 3 to 5) of numpy arrays in dicts, lists and tuples.
         max_bytes: bound on the file, and on the arrays together.
 
     Returns:

