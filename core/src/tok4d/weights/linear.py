@@ -36,8 +36,8 @@ NEIGHBOURS = ((-1, 0), (0, -1), (1, 0), (0, 1))
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Numbers that all parts of the start share."""
+class Plan:
+    """Numbers that all parts of a linear start share, and what grows from it later."""
 
     signs: Tensor  # [K] of +-1, zero sum
     constant: float  # k
@@ -69,7 +69,7 @@ def init_linear(model: Tokenizer, pca: PatchPCA) -> None:
             raise ConfigError("init: linear needs a position table; use positions: joint or table")
         if width - CONSTANTS - 1 < latent:
             raise ConfigError(f"init: linear needs {name}.width > latent + {CONSTANTS}, got {width} and {latent}")
-        plans[name] = _plan(pca, width, min(latent, len(pca.mean)))
+        plans[name] = plan_of(pca, width, min(latent, len(pca.mean)))
     _start_encoder(model, plans["encoder"])
     _start_decoder(model, plans["decoder"])
     for name, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
@@ -80,7 +80,8 @@ def init_linear(model: Tokenizer, pca: PatchPCA) -> None:
                 _look_at_neighbours(block, plans[name], depth)
 
 
-def _plan(pca: PatchPCA, width: int, latent: int) -> _Plan:
+def plan_of(pca: PatchPCA, width: int, latent: int) -> Plan:
+    """The plan of a stream of `width` channels whose first `latent` scores become latents."""
     signals = width - CONSTANTS
     carried = min(signals - 1, len(pca.mean))
     deviations = pca.deviations[:carried].clamp_min(1e-3)
@@ -92,17 +93,17 @@ def _plan(pca: PatchPCA, width: int, latent: int) -> _Plan:
     basis = (torch.eye(signals) - 2 * torch.outer(v, v) / v.dot(v))[:, :carried]
     signs = torch.tensor([1.0, -1.0] * (CONSTANTS // 2))
     rms = sqrt(CONSTANTS / width) * constant
-    return _Plan(signs, constant, rms, basis, latent, unit, pca.components[:, :carried], deviations, pca.mean)
+    return Plan(signs, constant, rms, basis, latent, unit, pca.components[:, :carried], deviations, pca.mean)
 
 
-def _start_table(stack: Stack, plan: _Plan) -> None:
+def _start_table(stack: Stack, plan: Plan) -> None:
     assert stack.pos_embedder is not None
     weight = stack.pos_embedder.position_embedding.weight
     weight.zero_()
     weight[:, :CONSTANTS] = plan.constant * plan.signs
 
 
-def _start_encoder(model: Tokenizer, plan: _Plan) -> None:
+def _start_encoder(model: Tokenizer, plan: Plan) -> None:
     encoder, latent = model.encoder, model.config.latent
     _start_table(encoder, plan)
     directions = plan.basis @ (plan.scores / plan.unit).T  # [S, V]
@@ -119,7 +120,7 @@ def _start_encoder(model: Tokenizer, plan: _Plan) -> None:
     model.proj.weight[latent:, :2] = LOGVAR / 2 / height * plan.signs[:2]
 
 
-def _start_decoder(model: Tokenizer, plan: _Plan) -> None:
+def _start_decoder(model: Tokenizer, plan: Plan) -> None:
     decoder, latent = model.decoder, plan.latent
     _start_table(decoder, plan)
     decoder.input_layer.weight.zero_()
@@ -145,7 +146,7 @@ def _scale_norm(norm: nn.Module, gain: float) -> None:
         norm.bias.zero_()  # type: ignore[operator]
 
 
-def _silence(block: Block, plan: _Plan) -> None:
+def _silence(block: Block, plan: Plan) -> None:
     """Residual branches start at zero; their inputs are whitened scores."""
     last = block.mlp.mlp[2]
     assert isinstance(last, nn.Linear)
@@ -160,7 +161,7 @@ def _silence(block: Block, plan: _Plan) -> None:
         norm.weight[CONSTANTS + carried :] = plan.rms * plan.unit / plan.deviations[-1]
 
 
-def _look_at_neighbours(block: Block, plan: _Plan, depth: int) -> None:
+def _look_at_neighbours(block: Block, plan: Plan, depth: int) -> None:
     """Two heads of the block attend to one neighbour each: up and left, or down and right, alternating.
 
     Query and key come from the constants, with phases for which RoPE peaks at the neighbour's offset; the value is
