@@ -14,6 +14,7 @@ from tests_image_files import VARIANTS, picture
 
 from tok4d.errors import ConfigError, DataError
 from tok4d_image.modality import ImageModality
+from tok4d_image.reading import ReadOptions, read_size
 
 IMAGE = ImageModality()
 
@@ -78,6 +79,24 @@ def test_all_rows_of_an_exif_turned_photo(tmp_path: Path) -> None:
         for name in ("a.png", "a.tiff", "a.webp"):
             path = save(tmp_path, image, name, exif=exif, **({"lossless": True} if name == "a.webp" else {}))
             assert torch.equal(pixels(path).round(), expected), (orientation, name)
+            assert read_size(path) == tuple(expected.shape[1:]), (orientation, name)
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_the_header_tells_the_size_that_is_decoded(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a").write_bytes(VARIANTS[kind]())
+    assert read_size(tmp_path / "a") == tuple(pixels(tmp_path / "a").shape[1:])
+
+
+def test_a_size_without_a_header_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, picture())
+    with pytest.raises(DataError, match="exceed the limit of 10"):
+        read_size(path, ReadOptions(max_pixels=10))
+    path.write_bytes(b"text")
+    with pytest.raises(DataError, match=r"a\.png: is not a readable image"):
+        read_size(path)
+    with pytest.raises(DataError, match="no such file"):
+        read_size(tmp_path / "none.png")
 
 
 def test_alpha_over_the_background(tmp_path: Path) -> None:

@@ -224,6 +224,8 @@ class TaskConfig:
         options: the source's own options (checked against its dataclass).
         weight: share in the mixture, relative to the stage's other tasks.
         batch: samples a step, over all processes.
+        tokens: budget of tokens a step, over all processes, that takes the place of `batch` where it is above 0: as
+            many samples as fit into it. Needs a source that knows sizes beforehand (`Source.token_count`).
         losses: objective of this task, `{term: weight}` or `{term: {weight: w, option: value}}`.
     """
 
@@ -231,6 +233,7 @@ class TaskConfig:
     options: dict[str, Any] = field(default_factory=dict)
     weight: float = 1.0
     batch: int = 16
+    tokens: int = 0
     losses: dict[str, Any] = field(default_factory=dict)
 
 
@@ -271,6 +274,7 @@ class StageConfig:
                 raise ConfigError(f"{where}: task {key!r} needs a source like 'image/folder', got {task.source!r}")
             _positive(f"{where}: weight of task {key!r}", task.weight)
             _positive(f"{where}: batch of task {key!r}", task.batch)
+            _not_negative(f"{where}: tokens of task {key!r}", task.tokens)
         self.optimizer.check(f"{where}.optimizer")
 
 

@@ -4,105 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from itertools import islice
 
-import numpy as np
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from tok4d.config.schema import StageConfig, TaskConfig
+from tok4d.data.batch import Batch, Extras, Inputs, Loaded, collate, load_sample, load_tokens
 from tok4d.data.build import build_source
-from tok4d.data.order import MixtureSchedule, sample_index, sample_rng, seed_of
+from tok4d.data.order import MixtureSchedule, seed_of
+from tok4d.data.packing import share_out
 from tok4d.data.source import Source
-from tok4d.errors import ConfigError, DataError, PluginError
+from tok4d.data.task_order import TaskOrder
+from tok4d.errors import DataError
 from tok4d.modality import PatchSize
-from tok4d.tokens import TokenSet
+
+__all__ = [
+    "Batch",
+    "Extras",
+    "FromStep",
+    "Inputs",
+    "StageBatches",
+    "load_sample",
+    "load_tokens",
+    "validation_batches",
+]
 
 log = logging.getLogger(__name__)
-MAX_REPLACEMENTS = 16
-Inputs = Mapping[str, Mapping[str, Any]]
-Extras = dict[str, Tensor]
 
-
-@dataclass(frozen=True)
-class Batch:
-    """One step's share of one process.
-
-    Attributes:
-        step: stage step it belongs to.
-        task: task name.
-        modality: name of the modality.
-        tokens: patches with origins, packed.
-        keys: name of every sample.
-        noise_seeds: seed of every sample's posterior noise, keyed by its global position and so by the step.
-        bad: files that could not be used and were replaced, with the reason.
-        extras: `Modality.extras` of every sample; empty where no sample has any.
-        captions, labels: text and class of every sample, None where it has none.
-    """
-
-    step: int
-    task: str
-    modality: str
-    tokens: TokenSet
-    keys: tuple[str, ...]
-    noise_seeds: tuple[int, ...]
-    bad: tuple[str, ...] = ()
-    extras: tuple[Extras, ...] = ()
-    captions: tuple[str | None, ...] = ()
-    labels: tuple[int | None, ...] = ()
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch with its tensors on a device."""
-        extras = tuple({name: value.to(device) for name, value in one.items()} for one in self.extras)
-        return replace(self, tokens=self.tokens.to(device), extras=extras)
-
-    def unpack(self) -> list[Batch]:
-        """One batch per sample."""
-        named = ("keys", "noise_seeds", "extras", "captions", "labels")
-        return [
-            replace(self, tokens=tokens, bad=(), **{name: getattr(self, name)[i : i + 1] for name in named})
-            for i, tokens in enumerate(self.tokens.unpack())
-        ]
-
-    def noise(self, channels: int) -> Tensor:
-        """Standard normal `[T, channels]`, the same for a sample in any batch and on any device."""
-        parts = [
-            torch.randn(length, channels, generator=torch.Generator().manual_seed(seed))
-            for length, seed in zip(self.tokens.lengths, self.noise_seeds, strict=True)
-        ]
-        return torch.cat(parts).to(self.tokens.device)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """One sample as a batch takes it; the fields are those of `Batch`."""
-
-    tokens: TokenSet
-    key: str
-    extras: Extras
-    caption: str | None = None
-    label: int | None = None
-
-
-def collate(
-    step: int, task: str, modality: str, samples: Sequence[Loaded], seeds: Sequence[int], bad: Sequence[str]
-) -> Batch:
-    """Samples as a batch, in their order."""
-    extras = tuple(one.extras for one in samples)
-    return Batch(
-        step,
-        task,
-        modality,
-        TokenSet.pack([one.tokens for one in samples]),
-        tuple(one.key for one in samples),
-        tuple(seeds),
-        tuple(bad),
-        extras if any(extras) else (),
-        tuple(one.caption for one in samples),
-        tuple(one.label for one in samples),
-    )
+Parts = Iterator[Loaded | DataError]
+Chunks = Iterator[tuple[list[Loaded], list[str]]]
 
 
 class StageBatches(Dataset[Batch]):
@@ -112,7 +42,8 @@ class StageBatches(Dataset[Batch]):
         stage, name: the stage and its name (part of all seeds).
         seed: of the run.
         patch_size, inputs: of the model; its options of `patchify` by modality.
-        rank, world: this process and how many there are; each takes a strided slice of every batch.
+        rank, world: this process and how many there are. Each takes a strided slice of every batch; of one that is
+            packed by tokens, samples of about as many tokens as the others.
     """
 
     def __init__(
@@ -132,85 +63,58 @@ class StageBatches(Dataset[Batch]):
         self.seed = seed_of(seed, "stage", name)
         self.schedule = MixtureSchedule(self.seed, {key: task.weight for key, task in stage.tasks.items()})
         for key, task in stage.tasks.items():
-            if task.batch % world:
+            if not task.tokens and task.batch % world:
                 raise DataError(f"task {key!r}", f"batch {task.batch} must be divisible by the {world} processes")
-        self._sources: dict[str, Source] = {}
+        self._orders: dict[str, TaskOrder] = {}
+        self._starts: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
         key = self.schedule.task(step)
-        task, source = self.tasks[key], self.source(key)
-        first = self.schedule.count(step) * task.batch
-        samples, seeds, bad = [], [], []
-        for position in range(first + self.rank, first + task.batch, self.world):
-            sample, errors = self._load(source, key, position)
+        order = self._order(key)
+        number = self.schedule.count(step)
+        whole = order.batch(number)
+        positions, share = self._mine(order, whole)
+        samples, bad = [], []
+        for position in positions:
+            sample, errors = order.load(position)
             samples.append(sample)
             bad += errors
-            seeds.append(seed_of(self.seed, key, "noise", position))
-        return collate(step, key, source.modality, samples, seeds, bad)
+        seeds = [order.noise_seed(position) for position in positions]
+        return collate(step, key, order.source.modality, samples, seeds, bad, share, (number + 1, whole.stop))
+
+    def go_on(self, starts: Mapping[str, Sequence[int]]) -> None:
+        """Go on from the last trained batch's `next_start` of every task, so that a long run resumes at once.
+
+        Without it the sizes of all earlier samples are looked up again where batches are packed by tokens; what is
+        served is the same.
+        """
+        self._starts = {key: (int(start[0]), int(start[1])) for key, start in starts.items()}
+        for key, order in self._orders.items():
+            order.go_on(*self._starts.get(key, (0, 0)))
 
     def source(self, key: str) -> Source:
         """Source of a task, built on first use (in the worker that uses it)."""
-        if key not in self._sources:
-            built = build_source(self.tasks[key])
-            if not len(built):
-                raise DataError(self.tasks[key].source, f"task {key!r} has no samples on this side of the split")
-            self._sources[key] = built
-        return self._sources[key]
+        return self._order(key).source
 
-    def _load(self, source: Source, key: str, position: int) -> tuple[Loaded, list[str]]:
-        """The sample at a global position; a bad file is replaced by the next ones in an order of its own.
+    def _order(self, key: str) -> TaskOrder:
+        if key not in self._orders:
+            task = self.tasks[key]
+            self._orders[key] = TaskOrder(key, task, build_source(task), self.seed, self.patch_size, self.inputs)
+            self._orders[key].go_on(*self._starts.get(key, (0, 0)))
+        return self._orders[key]
 
-        Raises:
-            DataError: when a position finds no usable file.
-        """
-        bad: list[str] = []
-        for attempt in range(MAX_REPLACEMENTS):
-            # Replacements walk the same permutation from far away: deterministic, and no worker needs to know.
-            index = sample_index(self.seed, key, position + attempt * 1_000_003, len(source))
-            try:
-                rng = sample_rng(self.seed, key, position)
-                return load_sample(source, index, self.patch_size, rng, self.inputs), bad
-            except DataError as error:
-                bad.append(str(error))
-        raise DataError(f"task {key!r}", f"{MAX_REPLACEMENTS} files in a row cannot be used; last: {bad[-1]}")
-
-
-def load_tokens(
-    source: Source,
-    index: int,
-    patch_size: PatchSize,
-    rng: np.random.Generator | None = None,
-    inputs: Inputs | None = None,
-) -> TokenSet:
-    """The tokens of `load_sample`."""
-    return load_sample(source, index, patch_size, rng, inputs).tokens
-
-
-def load_sample(
-    source: Source,
-    index: int,
-    patch_size: PatchSize,
-    rng: np.random.Generator | None = None,
-    inputs: Inputs | None = None,
-) -> Loaded:
-    """Sample `index` of a source as checked tokens, and what goes with them; with `rng` it is augmented.
-
-    Raises:
-        DataError: for whatever makes this sample unusable; another may do.
-        ConfigError, PluginError: for what would make all of them fail alike.
-    """
-    try:
-        host = source.host.configured((inputs or {}).get(source.modality, {}))
-        sample = source.load(index, rng)
-        tokens = host.patchify(sample, patch_size).validate()
-        return Loaded(tokens, source.key(index), host.extras(sample), sample.caption, sample.label)
-    except (ConfigError, PluginError, DataError):
-        raise
-    except (ValueError, OSError) as error:
-        raise DataError(source.key(index), str(error)) from error
+    def _mine(self, order: TaskOrder, positions: range) -> tuple[Sequence[int], float]:
+        """This process's positions of a batch, and which part of the batch they are."""
+        if not order.task.tokens or self.world == 1:
+            return positions[self.rank :: self.world], 1 / self.world
+        counts = [order.count(position) for position in positions]
+        mine = share_out(counts, self.world)[self.rank]
+        if mine:
+            return [positions[place] for place in mine], len(mine) / len(positions)
+        return [positions[counts.index(min(counts))]], 0.0
 
 
 class FromStep(Sampler[int]):
@@ -235,19 +139,47 @@ def validation_batches(
 ) -> Iterator[Batch]:
     """Every validation sample once, in order and without augmentation, in batches of each task's size.
 
-    Files that cannot be used are left out; `Batch.bad` of the batch names them, and so does the log.
+    Files that cannot be used are left out; `Batch.bad` of the batch names them, and so does the log. With a budget of
+    tokens a batch is full when the next sample does not fit into this process's part of it.
     """
     for key, task in tasks.items():
         source = build_source(task)
-        mine = range(rank, len(source), world)
-        for start in range(0, len(mine), task.batch):
-            samples, bad = [], []
-            for index in mine[start : start + task.batch]:
-                try:
-                    samples.append(load_sample(source, index, patch_size, inputs=inputs))
-                except DataError as error:
-                    log.warning("left out of validation: %s", error)
-                    bad.append(str(error))
+        parts = _loaded(source, range(rank, len(source), world), patch_size, inputs)
+        for samples, bad in _filled(parts, task.tokens // world) if task.tokens else _slices(parts, task.batch):
             if samples:
                 seeds = [seed_of("validation", key, one.key) for one in samples]
                 yield collate(-1, key, source.modality, samples, seeds, bad)
+
+
+def _loaded(source: Source, indices: Sequence[int], patch_size: PatchSize, inputs: Inputs | None) -> Parts:
+    for index in indices:
+        try:
+            yield load_sample(source, index, patch_size, inputs=inputs)
+        except DataError as error:
+            log.warning("left out of validation: %s", error)
+            yield error
+
+
+def _slices(parts: Parts, size: int) -> Chunks:
+    """Good samples and reasons of every `size` files."""
+    while taken := list(islice(parts, size)):
+        yield _sorted_out(taken)
+
+
+def _filled(parts: Parts, budget: int) -> Chunks:
+    """Good samples and reasons of as many files as fit into a budget of tokens; at least one sample each."""
+    taken: list[Loaded | DataError] = []
+    total = 0
+    for part in parts:
+        size = part.tokens.num_tokens if isinstance(part, Loaded) else 0
+        if total and total + size > budget:
+            yield _sorted_out(taken)
+            taken, total = [], 0
+        taken.append(part)
+        total += size
+    yield _sorted_out(taken)
+
+
+def _sorted_out(parts: Sequence[Loaded | DataError]) -> tuple[list[Loaded], list[str]]:
+    good = [part for part in parts if isinstance(part, Loaded)]
+    return good, [str(part) for part in parts if isinstance(part, DataError)]

@@ -10,15 +10,16 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from glob import glob, has_magic
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from tok4d.data.order import permuted
 from tok4d.errors import ConfigError, DataError
-from tok4d.modality import Modality, Sample
+from tok4d.modality import Modality, PatchSize, Sample
 from tok4d.plugins.registry import modality
 
 SPLITS = ("all", "train", "val")
@@ -66,6 +67,42 @@ class Source(ABC):
         Raises:
             DataError: when the underlying file cannot be used.
         """
+
+    def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...] | None:
+        """Shape of the main tensor of `load(index, rng)`, found without decoding anything; None: not known beforehand.
+
+        The default is None. `rng` is in the state that `load` gets it in, so that the same draws come of it.
+
+        Raises:
+            DataError: when the underlying file cannot be used.
+        """
+        return None
+
+    def token_count(
+        self, index: int, patch_size: PatchSize, rng: np.random.Generator | None = None, host: Modality | None = None
+    ) -> int | None:
+        """How many tokens `load(index, rng)` becomes, or None when that shows only after loading.
+
+        What packing by tokens needs. The default asks `shape`; sources whose tokens depend on more override it.
+
+        Args:
+            host: the modality with the model's options; None: as it is.
+        """
+        shape = self.shape(index, rng)
+        return None if shape is None else _grid_size(host or self.host, tuple(shape), tuple(patch_size))
+
+    def ordered(self, offset: int, key: int) -> int:
+        """Which sample stands at `offset` of an epoch; `key` chooses the epoch's order.
+
+        A permutation of all samples. The default one is random; sources that read some samples together more cheaply
+        keep them together.
+        """
+        return permuted(offset, len(self), key)
+
+
+@lru_cache(maxsize=4096)
+def _grid_size(host: Modality, shape: tuple[int, ...], patch_size: PatchSize) -> int:
+    return len(host.grid(shape, patch_size)[0])
 
 
 @dataclass

@@ -18,11 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tok4d.errors import ConfigError, unknown_name
+from tok4d.modality import CHANNELS
 from tok4d_image.pixels import to_signed
 from tok4d_image.reading import MAX_PIXELS, ReadOptions
 
 FLIPS = ("horizontal", "vertical", "transpose")
 _JITTER_CHANCE = 0.7
+
+Sides = tuple[int, int]  # height, width
 
 
 @dataclass
@@ -79,6 +82,17 @@ class ImageOptions:
         """Decoded pictures of this source."""
         return PixelCache(self.cache_mb * 1_000_000)
 
+    @cached_property
+    def sizes(self) -> dict[Hashable, Sides]:
+        """Height and width of the pictures whose headers were read, by name."""
+        return {}
+
+    def size_of(self, key: Hashable, measure: Callable[[], Sides]) -> Sides:
+        """Height and width of a picture, measured now if they are not known."""
+        if key not in self.sizes:
+            self.sizes[key] = measure()
+        return self.sizes[key]
+
     def present(self, pixels: Tensor, rng: np.random.Generator | None) -> Tensor:
         """The picture of a sample, float32 in [-1, 1]: augmented with `rng`, else whole up to `max_side`."""
         if rng is None:
@@ -88,6 +102,17 @@ class ImageOptions:
         scale = self._draw_scale(min(pixels.shape[1:]), rng)
         image = random_crop(pixels, self.size, scale, rng)
         return jitter_colours(random_flips(image, self.flips, rng), self.jitter, rng)
+
+    def presented(self, size: Sides, rng: np.random.Generator | None) -> tuple[int, int, int]:
+        """Shape of what `present` makes of a picture of (height, width), by the same draws."""
+        if rng is None:
+            longer = max(size)
+            return CHANNELS, *shrunk(size, self.max_side / longer if 0 < self.max_side < longer else 1.0)
+        scale = self._draw_scale(min(size), rng)
+        if "transpose" not in self.flips:  # then nothing that is drawn later changes the shape
+            return CHANNELS, *window_sides(size, self.size, scale)[1]
+        _, sides = draw_window(size, self.size, scale, rng)
+        return CHANNELS, *(sides[::-1] if "transpose" in draw_flips(self.flips, rng) else sides)
 
     def _draw_scale(self, short: int, rng: np.random.Generator) -> float:
         """Factor in (0, 1] by which a picture with this short side is shrunk."""
@@ -128,12 +153,44 @@ class PixelCache:
         return made
 
 
+def shrunk(sides: Sides, scale: float, floor: int = 1) -> Sides:
+    """Height and width times a factor up to 1, none below `floor`."""
+    if scale >= 1:
+        return sides
+    return max(floor, round(sides[0] * scale)), max(floor, round(sides[1] * scale))
+
+
 def shrink(image: Tensor, scale: float, floor: int = 1) -> Tensor:
     """Resize `[3, H, W]` by a factor up to 1, bilinear with antialiasing; no side below `floor`."""
+    return image if scale >= 1 else _resized(image, shrunk((image.shape[1], image.shape[2]), scale, floor))
+
+
+def _resized(image: Tensor, sides: Sides) -> Tensor:
+    return F.interpolate(image[None], size=sides, mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def window_sides(sides: Sides, size: int, scale: float) -> tuple[Sides, Sides]:
+    """Height and width of the part of a picture that a crop cuts out, and of what it is shrunk to.
+
+    Args:
+        size: side of the crop after shrinking; 0: everything.
+        scale: factor by which the picture is shrunk.
+    """
+    if size == 0:
+        return sides, shrunk(sides, scale)
+    height, width = (min(side, max(1, round(size / scale))) for side in sides)
     if scale >= 1:
-        return image
-    height, width = (max(floor, round(side * scale)) for side in image.shape[1:])
-    return F.interpolate(image[None], size=(height, width), mode="bilinear", align_corners=False, antialias=True)[0]
+        return (height, width), (height, width)
+    return (height, width), (min(size, max(1, round(height * scale))), min(size, max(1, round(width * scale))))
+
+
+def draw_window(sides: Sides, size: int, scale: float, rng: np.random.Generator) -> tuple[tuple[slice, slice], Sides]:
+    """Where a crop cuts, and the height and width it is shrunk to; arguments as in `window_sides`."""
+    spans, after = window_sides(sides, size, scale)
+    if size == 0:  # nothing is drawn
+        return (slice(None), slice(None)), after
+    top, left = (int(rng.integers(side - span + 1)) for side, span in zip(sides, spans, strict=True))
+    return (slice(top, top + spans[0]), slice(left, left + spans[1])), after
 
 
 def random_crop(pixels: Tensor, size: int, scale: float, rng: np.random.Generator) -> Tensor:
@@ -141,22 +198,20 @@ def random_crop(pixels: Tensor, size: int, scale: float, rng: np.random.Generato
 
     Cut first, then shrunk: only the pixels that are needed are touched.
     """
-    if size == 0:
-        return shrink(to_signed(pixels), scale)
-    spans = [min(side, max(1, round(size / scale))) for side in pixels.shape[1:]]
-    top, left = (int(rng.integers(side - span + 1)) for side, span in zip(pixels.shape[1:], spans, strict=True))
-    image = to_signed(pixels[:, top : top + spans[0], left : left + spans[1]])
-    if scale >= 1:
-        return image
-    height, width = (min(size, max(1, round(span * scale))) for span in spans)
-    return F.interpolate(image[None], size=(height, width), mode="bilinear", align_corners=False, antialias=True)[0]
+    (rows, columns), sides = draw_window((pixels.shape[1], pixels.shape[2]), size, scale, rng)
+    image = to_signed(pixels[:, rows, columns])
+    return image if scale >= 1 else _resized(image, sides)
+
+
+def draw_flips(flips: list[str], rng: np.random.Generator) -> list[str]:
+    """Which of these flips are done: each with probability 1/2."""
+    return [name for name in FLIPS if name in flips and rng.random() < 0.5]
 
 
 def random_flips(image: Tensor, flips: list[str], rng: np.random.Generator) -> Tensor:
     """Each flip with probability 1/2; `transpose` swaps rows and columns."""
-    for name in FLIPS:
-        if name in flips and rng.random() < 0.5:
-            image = {"horizontal": image.flip(2), "vertical": image.flip(1), "transpose": image.transpose(1, 2)}[name]
+    for name in draw_flips(flips, rng):
+        image = {"horizontal": image.flip(2), "vertical": image.flip(1), "transpose": image.transpose(1, 2)}[name]
     return image.contiguous()
 
 

@@ -21,7 +21,7 @@ from tok4d.errors import ConfigError, DataError, unknown_name
 from tok4d.modality import Sample
 from tok4d_image.augment import ImageOptions
 from tok4d_image.emoji import CATEGORIES, TABLE, Emoji, code_of, read_table
-from tok4d_image.reading import ReadOptions, read_pixels
+from tok4d_image.reading import ReadOptions, read_pixels, read_size
 from tok4d_image.stamps import STAMP_CATEGORIES, find_stamps
 
 PASTELS = (
@@ -120,6 +120,11 @@ class NamedPictures(ImageOptions, Source):
     def key(self, index: int) -> str:
         return f"{self.recipe}/{self.items[index].key}"
 
+    def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
+        file = self._file(self.items[index])
+        self._ground(rng)
+        return self.presented(self.size_of(file, lambda: read_size(file, self.read_options)), rng)
+
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """One picture, float32 `[3, H, W]` in [-1, 1], with caption and label."""
         item = self.items[index]
@@ -135,10 +140,13 @@ class NamedPictures(ImageOptions, Source):
         return self.background if rng is None or not self.pastel else PASTELS[int(rng.integers(len(PASTELS)))]
 
     def _pixels(self, item: Named, ground: str) -> Tensor:
+        file, options = self._file(item), ReadOptions(self.max_pixels, ground)
+        return self.cache.get((file, ground), lambda: read_pixels(file, options))[0]
+
+    def _file(self, item: Named) -> Path:
         if item.file is None:
             raise DataError(item.key, f"has no picture in {self.recipe}")
-        file, options = item.file, ReadOptions(self.max_pixels, ground)
-        return self.cache.get((file, ground), lambda: read_pixels(file, options))[0]
+        return item.file
 
 
 def split_classes(named: Sequence[Named], split: str, folds: int, fold: int) -> list[Named]:

@@ -33,6 +33,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TIFF_SIZE = (256, 257)  # tags of width and height
+_SIDEWAYS = [_TURNS[tag] for tag in (5, 6, 7, 8)]
 
 
 @dataclass(frozen=True)
@@ -68,23 +70,54 @@ class ReadOptions:
         return parse_background(self.background)
 
 
+def read_size(path: str | Path, options: ReadOptions | None = None) -> tuple[int, int]:
+    """Height and width that `read_pixels` gives, from the header alone.
+
+    Raises:
+        DataError: when the header cannot be used, with the path and the reason.
+    """
+    with _stream(path) as stream:
+        return measure(stream, str(path), options or ReadOptions())
+
+
+def measure(stream: BinaryIO, name: str, options: ReadOptions) -> tuple[int, int]:
+    """`read_size` from a seekable stream; `name` stands for the path in errors.
+
+    Raises:
+        DataError: as `read_size`.
+    """
+    with no_warnings(), _opened(stream, name, options) as image, _readable(name, "has a damaged image header"):
+        _choose_frame(image, name, options)
+        _check_size(image, name, options.max_pixels)
+        width, height = image.size
+        if image.format == "TIFF":  # some versions of Pillow have turned it already, others turn it later
+            width, height = (int(image.tag_v2[tag]) for tag in _TIFF_SIZE)  # type: ignore[attr-defined]
+        return (width, height) if _TURNS.get(_orientation(image)) in _SIDEWAYS else (height, width)
+
+
 def read_pixels(path: str | Path, options: ReadOptions | None = None) -> tuple[Tensor, dict[str, Any]]:
     """Pixels `[3, H, W]` (uint8, or float32 in [0, 1]) of a file, and what was found out about it.
 
     Raises:
         DataError: when the file cannot be used, with the path and the reason.
     """
+    with _stream(path) as stream:
+        return decode(stream, str(path), options or ReadOptions())
+
+
+@contextmanager
+def _stream(path: str | Path) -> Iterator[BinaryIO]:
     try:
         if Path(path).is_dir():
             raise DataError(path, "is a folder, not an image file")
         if not Path(path).is_file():
             raise DataError(path, "is not a regular file" if Path(path).exists() else "no such file")
         with Path(path).open("rb") as stream:
-            return decode(stream, str(path), options or ReadOptions())
+            yield stream
     except PermissionError:
         raise DataError(path, "permission denied") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, DataError):
+        if isinstance(error, Tok4dError):
             raise
         raise DataError(path, f"cannot be opened ({error})") from None  # a name with a NUL byte, a failing disk
 
@@ -145,15 +178,19 @@ def _choose_frame(image: Image.Image, name: str, options: ReadOptions) -> int:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation. Damaged EXIF is no reason to refuse a picture that decodes."""
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # whatever Pillow's EXIF parser trips over in hostile bytes
-        return image
+    turn = _TURNS.get(_orientation(image))
     if turn is None:
         return image
     turned = image.transpose(turn)
     turned.format = image.format
     return turned
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # whatever Pillow's EXIF parser trips over in hostile bytes
+        return 1
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from tok4d.data.source import FolderSource, GeneratedSource, Source, split_group
 from tok4d.errors import ConfigError, DataError, unknown_name
 from tok4d.modality import Sample
 from tok4d_image.augment import ImageOptions
-from tok4d_image.reading import read_pixels
+from tok4d_image.reading import read_pixels, read_size
 from tok4d_image.shapes import draw_shape
 
 FIELD = "image"
@@ -26,6 +26,10 @@ class ImageFolder(ImageOptions, FolderSource):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check()
+
+    def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
+        path = self.files[index]
+        return self.presented(self.size_of(path, lambda: read_size(path, self.read_options)), rng)
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """One image, float32 `[3, H, W]` in [-1, 1]; raises `DataError` when its file cannot be used."""
@@ -91,6 +95,10 @@ class ImagePhotos(ImageOptions, Source):
     def key(self, index: int) -> str:
         return self.files[index].name
 
+    def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
+        path = self.files[index]
+        return self.presented(self.size_of(path, lambda: read_size(path, self.read_options)), rng)
+
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """One picture, float32 `[3, H, W]` in [-1, 1]; its key is the file's name."""
         path = self.files[index]
@@ -116,6 +124,9 @@ class ImageShapes(ImageOptions, GeneratedSource):
         self.check()
         if self.count < 1 or self.side < 1:
             raise ConfigError(f"count and side must be at least 1, got {self.count} and {self.side}")
+
+    def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
+        return self.presented((self.side, self.side), rng)
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """One picture, float32 `[3, H, W]` in [-1, 1], with its caption; the label is the kind of shape."""
