@@ -6,6 +6,7 @@ N = clips, F = frames.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ class I3D(VideoNetwork):
         super().__init__()
         self.path = path
         try:
-            self.model: Any = torch.jit.load(str(path), map_location="cpu")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # the format is old, and FVD's only one
+                self.model: Any = torch.jit.load(str(path), map_location="cpu")
         except (RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().partition("\n")[0][:200]
             raise DataError(path, f"is not a complete TorchScript program: {reason}") from error
@@ -61,8 +64,8 @@ class I3D(VideoNetwork):
         batch = frames.unflatten(0, clips.shape[:2]).transpose(1, 2)
         try:
             found = self.model(batch, rescale=False, resize=False, return_features=True)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[-200:]
+        except (RuntimeError, torch.jit.Error) as error:
+            reason = str(error).strip().splitlines()[-1]  # a TorchScript error tells its place first
             raise Tok4dError(f"{self.path}: the program cannot take clips of {list(batch.shape)}: {reason}") from error
         if not isinstance(found, Tensor) or found.shape != (len(clips), self.width):
             shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
