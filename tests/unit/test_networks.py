@@ -19,7 +19,8 @@ from torchvision.models.vgg import cfgs, make_layers
 from tok4d import networks
 from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d.networks import FeatureNetwork, Trunk, available, load_network, lpips_heads
-from tok4d.networks.effnet import timm_names
+from tok4d.networks.catalogue import NETWORKS, WEIGHTS
+from tok4d.networks.effnet import EffNetLite0, timm_names
 from tok4d.networks.load import _networks
 from tok4d.networks.resize import levels, like_tensorflow_1, short_side
 from tok4d.networks.transnetv2 import TransNetV2
@@ -274,6 +275,12 @@ def test_names_of_effnets_layers() -> None:
     assert list(timm_names(dict.fromkeys(names, zero))) == list(names.values())
 
 
+def test_effnet_needs_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=r'effnet-lite0 needs the package timm: pip install "tok4d\[bench\]"'):
+        EffNetLite0()
+
+
 def test_asking_what_is_there_loads_no_torch() -> None:
     code = (
         "import sys; from tok4d.networks import available; from tok4d.networks.catalogue import WEIGHTS;"
@@ -286,3 +293,10 @@ def test_numbers_of_a_picture_survive_numpy() -> None:
     """uint8 -> [-1, 1] -> uint8 is exact for all 256 values."""
     values = np.arange(256, dtype=np.uint8)
     assert np.array_equal(levels(torch.from_numpy(values).float() / 127.5 - 1).numpy(), values)
+
+
+def test_the_page_names_every_network_and_all_weights() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
+    rows = [tuple(cell.strip() for cell in line.split("|")[1:3]) for line in page.splitlines() if line.startswith("|")]
+    assert {(f"`{entry.name}`", f"`{entry.weights}`") for entry in NETWORKS.values()} <= set(rows)
+    assert [name for name, weights in WEIGHTS.items() if name not in page or weights.file not in page] == []
