@@ -6,7 +6,9 @@ Nothing here keeps state, so a run resumes anywhere, and one process with batch 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -96,6 +98,39 @@ def _mix(value: int, key: int) -> int:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
     return z ^ (z >> 31)
+
+
+class BlockOrder:
+    """A permutation that keeps to few blocks (shards, say) at a time, as a pure function of the place.
+
+    Blocks are permuted, then taken in windows, and the samples of a window are permuted.
+
+    Args:
+        counts: samples of every block; samples are numbered block by block.
+        window: blocks of a window.
+        key: chooses the permutation.
+    """
+
+    def __init__(self, counts: Sequence[int], window: int, key: int) -> None:
+        self.key = key
+        firsts = [0, *accumulate(counts)]
+        blocks = [permuted(place, len(counts), key) for place in range(len(counts))]
+        self._windows = [
+            [range(firsts[block], firsts[block] + counts[block]) for block in blocks[first : first + window]]
+            for first in range(0, len(blocks), window)
+        ]
+        self._starts = [0, *accumulate(sum(map(len, samples)) for samples in self._windows)]
+
+    def at(self, place: int) -> int:
+        """The sample at a place in [0, sum of counts)."""
+        number = bisect_right(self._starts, place) - 1
+        first, stop = self._starts[number : number + 2]
+        left = permuted(place - first, stop - first, self.key + number + 1)
+        for samples in self._windows[number]:
+            if left < len(samples):
+                return samples[left]
+            left -= len(samples)
+        raise AssertionError(f"window {number} has no sample {left}")
 
 
 def sample_index(seed: int, task: str, position: int, size: int) -> int:

@@ -1,7 +1,8 @@
 """WebDataset tar shards with random access: member offsets from the tar headers, then one seek per sample.
 
-Sources of any modality build on this: `expand` finds the shards, `index_shard` lists their samples, `read_member` gives
-bytes, `copy_member` a file, and `label` fills in caption and label from the members beside the main one.
+`expand` finds the shards, `index_shard` lists their samples, `read_member` gives bytes, `copy_member` a file, and
+`label` fills in caption and label from the members beside the main one. Shards are local files, or URLs that fsspec
+reads by ranges (`tok4d.data.storage`). Sources of any modality build on `tok4d.data.sharded`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from tok4d.data.source import find_files
+from tok4d.data.storage import Stored, find_stored, is_url, stamp_of
 from tok4d.errors import ConfigError, DataError
 from tok4d.modality import Sample
 
@@ -25,6 +28,9 @@ _MAX_SIDE_BYTES = 1 << 20
 _MAX_SHARDS = 1_000_000
 _BLOCK = 512
 _CHUNK = 1 << 20
+_STORED_CHUNK = 1 << 23  # a request to object storage is worth more bytes
+
+Shard = Path | Stored
 
 
 class Span(NamedTuple):
@@ -38,7 +44,7 @@ class Span(NamedTuple):
 class Entry:
     """One sample of a shard: the bytes of its members by extension."""
 
-    shard: Path
+    shard: Shard
     key: str
     members: dict[str, Span] = field(default_factory=dict)
 
@@ -52,15 +58,21 @@ class Entry:
         return next((extension for extension in extensions if extension in self.members), None)
 
 
-def expand(pattern: str) -> list[Path]:
-    """Shard files of a path, folder, glob or `{000..010}` range, in order; those of a range must all exist.
+def expand(pattern: str) -> list[Shard]:
+    """Shards of a path, folder, glob or `{000..010}` range, local or as URLs, in order.
+
+    Those of a range must all exist; of URLs that shows when they are opened.
 
     Raises:
         DataError: when one is missing or nothing matches.
     """
     if not pattern:
         raise ConfigError("a source of shards needs the option path")
-    return [path for name in _ranges(pattern) for path in find_files(name, (".tar",))]
+    return [shard for name in _ranges(pattern) for shard in _found(name)]
+
+
+def _found(name: str) -> Sequence[Shard]:
+    return find_stored(name, ".tar") if is_url(name) else find_files(name, (".tar",))
 
 
 def _ranges(pattern: str) -> list[str]:
@@ -75,7 +87,7 @@ def _ranges(pattern: str) -> list[str]:
     return [f"{head}{number:0{width}d}{rest}" for number in range(first, last + 1) for rest in _ranges(tail)]
 
 
-def index_shard(shard: Path) -> list[Entry]:
+def index_shard(shard: Shard) -> list[Entry]:
     """Samples of one tar by reading its headers alone.
 
     Raises:
@@ -84,52 +96,84 @@ def index_shard(shard: Path) -> list[Entry]:
     """
     entries: dict[str, Entry] = {}
     try:
-        size = shard.stat().st_size
-        with tarfile.open(shard, "r:") as tar:
+        size = stamp_of(shard).size
+        with _opened(shard) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 if member.isreg() and not member.issparse():
                     _add(entries, shard, member, size)
-            _check_end(shard, tar.offset, size)
+            _check_end(shard, stream, tar.offset, size)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(shard, f"is not a readable uncompressed tar ({error})") from None
+        raise DataError(str(shard), f"is not a readable uncompressed tar ({error})") from None
     return list(entries.values())
 
 
-def _add(entries: dict[str, Entry], shard: Path, member: tarfile.TarInfo, size: int) -> None:
+def _opened(shard: Shard) -> AbstractContextManager[IO[bytes]]:
+    return shard.open() if isinstance(shard, Stored) else shard.open("rb")
+
+
+def _add(entries: dict[str, Entry], shard: Shard, member: tarfile.TarInfo, size: int) -> None:
     if member.offset_data + member.size > size:
-        raise DataError(shard, f"is truncated: {member.name} ends at byte {member.offset_data + member.size} of {size}")
+        end = member.offset_data + member.size
+        raise DataError(str(shard), f"is truncated: {member.name} ends at byte {end} of {size}")
     named = _KEY.fullmatch(member.name.removeprefix("./"))
     if named is None:
         return
     entry = entries.setdefault(named[1], Entry(shard, named[1]))
     extension = named[2].lower()
     if extension in entry.members:
-        raise DataError(shard, f"holds {member.name} twice")
+        raise DataError(str(shard), f"holds {member.name} twice")
     entry.members[extension] = Span(member.offset_data, member.size)
 
 
-def _check_end(shard: Path, offset: int, size: int) -> None:
+def _check_end(shard: Shard, stream: IO[bytes], offset: int, size: int) -> None:
     """tarfile ends quietly at a damaged header; a whole archive ends at a block of zeros."""
-    with shard.open("rb") as stream:
-        stream.seek(offset)
-        block = stream.read(_BLOCK)
+    stream.seek(offset)
+    block = stream.read(_BLOCK)
     if block != bytes(_BLOCK):
         what = "truncated (no end mark)" if offset + _BLOCK > size else "damaged"
-        raise DataError(shard, f"is {what} at byte {offset} of {size}")
+        raise DataError(str(shard), f"is {what} at byte {offset} of {size}")
 
 
-def read_member(entry: Entry, extension: str) -> bytes:
-    """The bytes of one member.
+def read_member(entry: Entry, extension: str, limit: int | None = None) -> bytes:
+    """The bytes of one member, or the first `limit` of them.
 
     Raises:
         DataError: when the shard has changed since it was indexed or cannot be read.
     """
     span = entry.members[extension]
-    if extension in _SIDE_FILES and span.size > _MAX_SIDE_BYTES:
-        raise DataError(f"{entry.name}.{extension}", f"{span.size} bytes exceed the limit of {_MAX_SIDE_BYTES}")
-    return b"".join(_pieces(entry, extension))
+    _refuse_long(entry, extension)
+    size = span.size if limit is None else min(limit, span.size)
+    return b"".join(_pieces(entry, extension, size))
+
+
+def read_members(entry: Entry, extensions: Sequence[str]) -> dict[str, bytes]:
+    """The bytes of several members; of object storage asked for at once.
+
+    Raises:
+        DataError: as `read_member`.
+    """
+    if not isinstance(entry.shard, Stored):
+        return {extension: read_member(entry, extension) for extension in extensions}
+    for extension in extensions:
+        _refuse_long(entry, extension)
+    asked = [extension for extension in extensions if entry.members[extension].size]
+    found = dict(zip(asked, entry.shard.read_ranges([entry.members[name] for name in asked]), strict=True))
+    for name, content in found.items():
+        _refuse_short(entry, name, entry.members[name].size - len(content))
+    return {extension: found.get(extension, b"") for extension in extensions}
+
+
+def _refuse_long(entry: Entry, extension: str) -> None:
+    size = entry.members[extension].size
+    if extension in _SIDE_FILES and size > _MAX_SIDE_BYTES:
+        raise DataError(f"{entry.name}.{extension}", f"{size} bytes exceed the limit of {_MAX_SIDE_BYTES}")
+
+
+def _refuse_short(entry: Entry, extension: str, missing: int) -> None:
+    if missing:
+        raise DataError(str(entry.shard), f"is shorter than when it was indexed (member {entry.key}.{extension})")
 
 
 def copy_member(entry: Entry, extension: str, target: IO[bytes]) -> None:
@@ -138,23 +182,29 @@ def copy_member(entry: Entry, extension: str, target: IO[bytes]) -> None:
     Raises:
         DataError: as `read_member`.
     """
-    for piece in _pieces(entry, extension):
+    for piece in _pieces(entry, extension, entry.members[extension].size):
         target.write(piece)
 
 
-def _pieces(entry: Entry, extension: str) -> Iterator[bytes]:
-    span = entry.members[extension]
-    left = span.size
+def _pieces(entry: Entry, extension: str, size: int) -> Iterator[bytes]:
+    start = entry.members[extension].start
+    if isinstance(entry.shard, Stored):
+        for offset in range(0, size, _STORED_CHUNK):
+            wanted = min(size - offset, _STORED_CHUNK)
+            piece = entry.shard.read(start + offset, wanted)
+            _refuse_short(entry, extension, wanted - len(piece))
+            yield piece
+        return
+    left = size
     try:
         with entry.shard.open("rb") as stream:
-            stream.seek(span.start)
+            stream.seek(start)
             while left and (piece := stream.read(min(left, _CHUNK))):
                 left -= len(piece)
                 yield piece
     except OSError as error:
         raise DataError(entry.shard, f"cannot be read ({error.strerror})") from None
-    if left:
-        raise DataError(entry.shard, f"is shorter than when it was indexed (member {entry.key}.{extension})")
+    _refuse_short(entry, extension, left)
 
 
 def label(sample: Sample, entry: Entry) -> Sample:
@@ -165,20 +215,24 @@ def label(sample: Sample, entry: Entry) -> Sample:
     Raises:
         DataError: when they cannot be read or have another type.
     """
-    texts = {name: read_member(entry, name) for name in _SIDE_FILES if name in entry.members}
+    texts = read_members(entry, [name for name in _SIDE_FILES if name in entry.members])
     try:
-        if "json" in texts:
-            facts = json.loads(texts["json"])
-            if not isinstance(facts, dict):
-                raise ValueError(f"the .json must hold an object, got {type(facts).__name__}")
-            caption, number = facts.get("caption"), facts.get("label")
-            sample.caption = caption if isinstance(caption, str) else None
-            sample.label = number if isinstance(number, int) and not isinstance(number, bool) else None
-            sample.meta["json"] = facts
-        if "txt" in texts:
-            sample.caption = texts["txt"].decode("utf-8").strip()
-        if "cls" in texts:
-            sample.label = int(texts["cls"])
+        _tell(sample, texts)
     except (ValueError, RecursionError) as error:  # also JSON and UTF-8 errors
         raise DataError(entry.name, f"caption or label cannot be read: {error}") from None
     return sample
+
+
+def _tell(sample: Sample, texts: Mapping[str, bytes]) -> None:
+    if "json" in texts:
+        facts = json.loads(texts["json"])
+        if not isinstance(facts, dict):
+            raise ValueError(f"the .json must hold an object, got {type(facts).__name__}")
+        caption, number = facts.get("caption"), facts.get("label")
+        sample.caption = caption if isinstance(caption, str) else None
+        sample.label = number if isinstance(number, int) and not isinstance(number, bool) else None
+        sample.meta["json"] = facts
+    if "txt" in texts:
+        sample.caption = texts["txt"].decode("utf-8").strip()
+    if "cls" in texts:
+        sample.label = int(texts["cls"])

@@ -4,66 +4,53 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from tok4d.data.shards import Entry, expand, index_shard, label, read_member
-from tok4d.data.source import Source, split_groups
+from tok4d.data.sharded import ShardSource
+from tok4d.data.shards import Entry, label, read_member
 from tok4d.errors import DataError
 from tok4d.modality import Sample
-from tok4d_image.augment import ImageOptions
-from tok4d_image.reading import SUFFIXES, decode
+from tok4d_image.augment import ImageOptions, Sides
+from tok4d_image.reading import SUFFIXES, decode, measure
 
-_IMAGES = tuple(suffix[1:] for suffix in SUFFIXES)
+_HEAD = 1 << 16  # bytes of a member that nearly always hold the picture's header
 
 
 @dataclass
-class ImageShards(ImageOptions, Source):
-    """Images of local WebDataset tars; `.txt` is the caption, `.cls` the label, `.json` may hold both.
+class ImageShards(ImageOptions, ShardSource):
+    """Images of WebDataset tars; see `ShardSource` for where they lie and what goes with them."""
 
-    Other fields of the `.json` land in `meta["json"]`. Samples without an image are left out.
-
-    Attributes:
-        path: a tar, a folder of tars, a glob (`data/*.tar`) or a range (`data/{000..010}.tar`).
-    """
-
-    path: str = ""
+    extensions: ClassVar[tuple[str, ...]] = tuple(suffix[1:] for suffix in SUFFIXES)
+    noun: ClassVar[str] = "image"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check()
 
-    @cached_property
-    def entries(self) -> list[Entry]:
-        """Samples on this side of the split, in order of shard and member.
-
-        Raises:
-            DataError: when a shard is missing, damaged or truncated, or when nothing is left.
-        """
-        found = [entry for shard in expand(self.path) for entry in index_shard(shard) if entry.first_of(_IMAGES)]
-        kept = [found[i] for i in split_groups([entry.key for entry in found], self.split, self.folds, self.fold)]
-        if not kept:
-            raise DataError(self.path, f"no image on the {self.split!r} side of the split ({len(found)} in all)")
-        return kept
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def key(self, index: int) -> str:
-        return self.entries[index].name
+    def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
+        entry, member = self.main(index)
+        return self.presented(self.size_of(entry.name, lambda: self._measure(entry, member)), rng)
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """One image, float32 `[3, H, W]` in [-1, 1], with caption and label where the shard has them."""
-        entry = self.entries[index]
-        pixels, meta = self.cache.get(entry.name, lambda: self._decode(entry))
+        entry, member = self.main(index)
+        pixels, meta = self.cache.get(entry.name, lambda: self._decode(entry, member))
         image = self.present(pixels, rng)
         return label(Sample(self.modality, {"image": image}, key=entry.name, meta=dict(meta)), entry)
 
-    def _decode(self, entry: Entry) -> tuple[Tensor, dict[str, Any]]:
-        member = entry.first_of(_IMAGES)
-        if member is None:
-            raise DataError(entry.name, "has no image")
+    def _decode(self, entry: Entry, member: str) -> tuple[Tensor, dict[str, Any]]:
         return decode(io.BytesIO(read_member(entry, member)), f"{entry.name}.{member}", self.read_options)
+
+    def _measure(self, entry: Entry, member: str) -> Sides:
+        try:
+            return self._measured(entry, member, _HEAD)
+        except DataError:
+            if entry.members[member].size <= _HEAD:
+                raise
+            return self._measured(entry, member, None)  # a long profile or preview before the header
+
+    def _measured(self, entry: Entry, member: str, limit: int | None) -> Sides:
+        return measure(io.BytesIO(read_member(entry, member, limit)), f"{entry.name}.{member}", self.read_options)
