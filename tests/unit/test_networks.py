@@ -109,6 +109,8 @@ def test_weights_are_float32_whatever_the_file_has(layers, tmp_path: Path) -> No
     torch.save(state, tmp_path / "double.pth")
     trunk = load_network("alexnet", str(tmp_path / "double.pth"))
     assert {tensor.dtype for tensor in trunk.state_dict().values()} == {torch.float32}
+    (tmp_path / "double.pth").write_bytes(b"another")
+    assert all(bool(x.isfinite().all()) for x in trunk(torch.zeros(1, 3, 40, 40)))
 
 
 def test_gradients_reach_the_images_and_nothing_else(files) -> None:
@@ -232,6 +234,8 @@ def test_like_tensorflow_1_by_hand() -> None:
 def test_levels_by_hand() -> None:
     found = levels(torch.tensor([-2.0, -1, -0.999, 0.001, 1, 3]))
     assert found.tolist() == [0, 0, 0, 128, 255, 255]
+    with pytest.raises(Tok4dError, match=r"images of \[2\] hold NaN"):
+        levels(torch.tensor([0, torch.nan]))
 
 
 def test_transnetv2_on_clips_of_any_size() -> None:

@@ -30,7 +30,7 @@ COMMANDS = {
     "classify": Command("tok4d.cli.classify:classify", "Name what files show, among labels given as text."),
     "info": Command("tok4d.cli.info:info", "Describe a file, a model folder or a token file."),
     "config": Command("tok4d.cli.config:app", "Show or validate presets and curricula."),
-    "weights": Command("tok4d.cli.weights:app", "Import, export and initialise weights."),
+    "weights": Command("tok4d.cli.weights:app", "Fetch, import, export and initialise weights."),
     "data": Command("tok4d.cli.data:app", "List and fetch data sets."),
     "new-plugin": Command("tok4d.cli.new_plugin:new_plugin", "Write a plugin project with passing tests."),
 }

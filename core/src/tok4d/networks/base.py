@@ -60,6 +60,21 @@ class Network(nn.Module):
             raise Tok4dError(f"{self.name} needs at least {self.least}x{self.least} pixels, got {height}x{width}")
 
 
+class _Vectors(Network):
+    """One vector a sample, in float32 whatever autocast is on; none for none."""
+
+    def compute(self, samples: Tensor) -> Tensor:
+        """`features` in float32."""
+        if not len(samples):
+            return samples.new_zeros(0, self.width, dtype=torch.float32)
+        with torch.autocast(samples.device.type, enabled=False):
+            return self.features(samples.float())
+
+    def features(self, samples: Tensor) -> Tensor:
+        """`forward` of checked float32 samples, at least one."""
+        raise NotImplementedError
+
+
 class Trunk(Network):
     """Convolutions whose activations are compared, as LPIPS and the Gram loss do.
 
@@ -73,7 +88,7 @@ class Trunk(Network):
     channels: tuple[int, ...] = ()
 
 
-class FeatureNetwork(Network):
+class FeatureNetwork(_Vectors):
     """One vector an image.
 
     Called with images `[N, 3, H, W]` in [-1, 1] of any size, it gives `[N, D]` in float32, whatever autocast is on;
@@ -82,15 +97,10 @@ class FeatureNetwork(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         self.check(images, "N 3 H W")
-        with torch.autocast(images.device.type, enabled=False):
-            return self.features(images.float())
-
-    def features(self, images: Tensor) -> Tensor:
-        """`forward` of checked float32 images."""
-        raise NotImplementedError
+        return self.compute(images)
 
 
-class VideoNetwork(Network):
+class VideoNetwork(_Vectors):
     """One vector a clip.
 
     Called with clips `[N, F, 3, H, W]` in [-1, 1] of any size, it gives `[N, D]` in float32, whatever autocast is on.
@@ -100,9 +110,4 @@ class VideoNetwork(Network):
         self.check(clips, "N F 3 H W")
         if not clips.shape[1]:
             raise Tok4dError(f"{self.name} needs at least one frame, got {list(clips.shape)}")
-        with torch.autocast(clips.device.type, enabled=False):
-            return self.features(clips.float())
-
-    def features(self, clips: Tensor) -> Tensor:
-        """`forward` of checked float32 clips."""
-        raise NotImplementedError
+        return self.compute(clips)

@@ -47,8 +47,8 @@ class EffNetLite0(FeatureNetwork):
         super().__init__()
         self.model: Any = _timm().create_model("tf_efficientnet_lite0", pretrained=False)
 
-    def features(self, images: Tensor) -> Tensor:
-        pooled: Tensor = self.model.forward_head(self._maps(images), pre_logits=True)
+    def features(self, samples: Tensor) -> Tensor:
+        pooled: Tensor = self.model.forward_head(self._maps(samples), pre_logits=True)
         return pooled
 
     def logits(self, images: Tensor) -> Tensor:

@@ -59,17 +59,19 @@ class I3D(VideoNetwork):
                 sha.update(chunk)
         return sha.hexdigest()
 
-    def features(self, clips: Tensor) -> Tensor:
-        frames = short_side(clips.flatten(0, 1), SIDE, "bilinear", antialias=False)
-        batch = frames.unflatten(0, clips.shape[:2]).transpose(1, 2)
+    def features(self, samples: Tensor) -> Tensor:
+        frames = short_side(samples.flatten(0, 1), SIDE, "bilinear", antialias=False)
+        batch = frames.unflatten(0, samples.shape[:2]).transpose(1, 2)
         try:
             found = self.model(batch, rescale=False, resize=False, return_features=True)
         except (RuntimeError, torch.jit.Error) as error:
             reason = str(error).strip().splitlines()[-1]  # a TorchScript error tells its place first
             raise Tok4dError(f"{self.path}: the program cannot take clips of {list(batch.shape)}: {reason}") from error
-        if not isinstance(found, Tensor) or found.shape != (len(clips), self.width):
+        if not isinstance(found, Tensor) or found.shape != (len(samples), self.width):
             shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise DataError(self.path, f"gave {shape} for {len(clips)} clips, I3D gives [{len(clips)}, {self.width}]")
+            raise DataError(
+                self.path, f"gave {shape} for {len(samples)} clips, I3D gives [{len(samples)}, {self.width}]"
+            )
         return found.float()
 
 

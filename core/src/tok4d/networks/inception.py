@@ -148,8 +148,8 @@ class InceptionV3(FeatureNetwork):
         self.Mixed_7a = _d(768)
         self.Mixed_7b, self.Mixed_7c = _e(1280, "mean"), _e(2048, "max")
 
-    def features(self, images: Tensor) -> Tensor:
-        x = (like_tensorflow_1(levels(images), SIDE) - 128) / 128
+    def features(self, samples: Tensor) -> Tensor:
+        x = (like_tensorflow_1(levels(samples), SIDE) - 128) / 128
         for layer in self.children():
             x = layer(x)
         return x.mean((2, 3))

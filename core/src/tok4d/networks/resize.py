@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tok4d.errors import Tok4dError
+
 
 def short_side(images: Tensor, side: int, mode: str, *, antialias: bool) -> Tensor:
     """The square centre `[N, C, side, side]` of images `[N, C, H, W]` whose short side is resized to `side`.
@@ -25,7 +27,13 @@ def short_side(images: Tensor, side: int, mode: str, *, antialias: bool) -> Tens
 
 
 def levels(images: Tensor) -> Tensor:
-    """What 8 bits keep of images in [-1, 1]: whole numbers from 0 to 255, in the images' type. No gradient passes."""
+    """What 8 bits keep of images in [-1, 1]: whole numbers from 0 to 255, in the images' type. No gradient passes.
+
+    Raises:
+        Tok4dError: for NaN, which 8 bits cannot keep.
+    """
+    if bool(images.isnan().any()):
+        raise Tok4dError(f"images of {list(images.shape)} hold NaN, which 8 bits cannot keep")
     return ((images.detach().clamp(-1, 1) + 1) * 127.5).round()
 
 

@@ -79,10 +79,14 @@ def read_float32(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: for anything but a checkpoint of plain tensors; code in a file is never run.
     """
+    import torch
+
     from tok4d.weights.checkpoints import read_checkpoint
 
-    tensors = read_checkpoint(path)
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    def own(tensor: Tensor) -> Tensor:  # copied: `torch.save` files are mapped, and a network outlives its file
+        return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+    return {name: own(tensor) for name, tensor in read_checkpoint(path).items()}
 
 
 def _path(name: str) -> Path:

@@ -101,10 +101,8 @@ class TransNetV2(VideoNetwork):
         cells = (HEIGHT >> len(FILTERS)) * (WIDTH >> len(FILTERS))
         self.fc1 = nn.Linear(out[-1] * cells + 2 * SIMILARITY, self.width)
 
-    def features(self, clips: Tensor) -> Tensor:
-        if not len(clips):
-            return clips.new_zeros(0, self.width)
-        return torch.cat([self.frames(_small(clip)[None]).mean(1) for clip in clips])
+    def features(self, samples: Tensor) -> Tensor:
+        return torch.cat([self.frames(_small(clip)[None]).mean(1) for clip in samples])
 
     def frames(self, pixels: Tensor) -> Tensor:
         """Features `[N, F, 1024]` of every frame, from pixels `[N, F, 3, 27, 48]`: whole numbers from 0 to 255."""

@@ -87,8 +87,8 @@ class Vgg16Features(FeatureNetwork):
         super().__init__()
         self.trunk = Vgg16Trunk()
 
-    def features(self, images: Tensor) -> Tensor:
-        last: Tensor = self.trunk(images)[-1]
+    def features(self, samples: Tensor) -> Tensor:
+        last: Tensor = self.trunk(samples)[-1]
         return last.mean((2, 3))
 
 
