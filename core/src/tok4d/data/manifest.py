@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from tok4d.data.rows import Row, read_rows
+from tok4d.data.rows import Row, class_names, read_rows
 from tok4d.data.source import Source, split_groups
 from tok4d.errors import ConfigError, DataError
 
@@ -38,13 +38,22 @@ class ManifestSource(Source):
         return Path(self.path).expanduser().parent
 
     @cached_property
+    def all_rows(self) -> list[Row]:
+        """Rows on every side, in order; errors as `rows`."""
+        return read_rows(Path(self.path).expanduser())
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return class_names(self.all_rows)
+
+    @cached_property
     def rows(self) -> list[Row]:
         """Rows on this side of the split, in order.
 
         Raises:
             DataError: when the manifest cannot be used, naming line and column, or when nothing is left.
         """
-        found = read_rows(Path(self.path).expanduser())
+        found = self.all_rows
         if not self.outside:
             for row in found:
                 self._refuse_outside(row)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ Cells = tuple[int, Mapping[str, Any]]  # number of the row, as people count, and
 
 
 class Row(NamedTuple):
-    """One sample. `number` is its line in the manifest (of Parquet: its row, from 1)."""
+    """One sample. `number` is its line in the manifest (of Parquet: its row), `class_name` its label as text."""
 
     number: int
     path: str
@@ -37,6 +37,7 @@ class Row(NamedTuple):
     start: float | None
     end: float | None
     group: str | None
+    class_name: str = ""
 
     @property
     def side(self) -> str:
@@ -91,7 +92,8 @@ def _row(manifest: Path, number: int, cells: Mapping[str, Any], classes: Mapping
             raise ValueError(f"end must come after start, got {start or 0:g} to {end:g} s")
         label = cells.get("label")
         known = classes.get(str(label)) if label is not None else None
-        return Row(number, path, _text(cells, "caption"), known, start, end, _text(cells, "group"))
+        name = "" if known is None else str(label)
+        return Row(number, path, _text(cells, "caption"), known, start, end, _text(cells, "group"), name)
     except ValueError as error:
         raise DataError(manifest, f"line {number}: {error}") from None
 
@@ -116,6 +118,14 @@ def _seconds(cells: Mapping[str, Any], column: str) -> float | None:
     if not 0 <= number < math.inf or isinstance(value, bool):
         raise ValueError(f"{column} must be a number of seconds from 0 on, got {value!r}")
     return number
+
+
+def class_names(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Name of every class by number; none where the labels are numbers themselves."""
+    names = {row.label: row.class_name for row in rows if row.label is not None}
+    if all(str(number) == name for number, name in names.items()):
+        return ()
+    return tuple(names[number] for number in sorted(names))
 
 
 def _class_numbers(labels: Iterable[Any]) -> dict[str, int]:

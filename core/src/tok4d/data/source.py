@@ -52,6 +52,14 @@ class Source(ABC):
         """The modality object."""
         return modality(self.modality)
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        """What the classes are called: a sample with `label` n shows a `class_names[n]`. Empty: they have no names.
+
+        Accuracy in the loop asks a text tower about them. An empty name stands for a class that options exclude.
+        """
+        return ()
+
     @abstractmethod
     def __len__(self) -> int:
         """Number of samples."""

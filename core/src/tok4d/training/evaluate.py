@@ -1,4 +1,4 @@
-"""Evaluation: a model's metrics over held-out samples, by every metric of their modality."""
+"""Evaluation: a model's metrics over held-out samples, by every metric of their modality, and what it understands."""
 
 from __future__ import annotations
 
@@ -9,21 +9,40 @@ import torch
 
 from tok4d.data.batches import Batch
 from tok4d.metrics import score_all
+from tok4d.model.bottleneck import Encoded
+from tok4d.model.fsq import Codes
 from tok4d.model.pca import PatchPCA
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.tokens import TokenSet
+from tok4d.training.alignment import Alignment, Seen
 from tok4d.training.module import targets, unpatchify
 
 Reconstruct = Callable[[Batch], TokenSet]
+Watch = Callable[[Batch, Encoded, Codes | None], None]
 
 
 @dataclass
 class Scores:
-    """Metric values by `modality/metric` and sample key, in order of evaluation; files that were left out."""
+    """What an evaluation found.
+
+    Attributes:
+        values: metric values by `modality/metric` and sample key, in order of evaluation.
+        tasks: the same by task, for modalities with several: `task/metric`, then sample key.
+        figures: what is no mean over samples, such as `task/accuracy`.
+        bad: files that were left out.
+    """
 
     values: dict[str, dict[str, float]] = field(default_factory=dict)
+    tasks: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
+
+    def add(self, batch: Batch, key: str, metric: str, value: float) -> None:
+        """One value of one sample. Several tasks may have a sample of one name: the later ones' get their task's."""
+        here = self.values.setdefault(f"{batch.modality}/{metric}", {})
+        here[key if key not in here else f"{batch.task}: {key}"] = value
+        self.tasks.setdefault(batch.modality, {}).setdefault(f"{batch.task}/{metric}", {})[key] = value
 
     def mean(self, metric: str) -> float:
         """Mean over samples."""
@@ -31,8 +50,12 @@ class Scores:
         return sum(values) / len(values)
 
     def means(self) -> dict[str, float]:
-        """Mean of every metric."""
-        return {metric: self.mean(metric) for metric in self.values}
+        """Mean of every metric; by task too where a modality has several; then the figures."""
+        found = {metric: self.mean(metric) for metric in self.values}
+        for by_task in self.tasks.values():
+            if len({name.rpartition("/")[0] for name in by_task}) > 1:
+                found |= {name: sum(values.values()) / len(values) for name, values in by_task.items()}
+        return found | self.figures
 
 
 def score(batches: Iterable[Batch], reconstruct: Reconstruct, model: Tokenizer | None = None) -> Scores:
@@ -54,17 +77,47 @@ def score(batches: Iterable[Batch], reconstruct: Reconstruct, model: Tokenizer |
         factories = host.metrics()
         for key, one, other in zip(batch.keys, got, target, strict=True):
             for name, value in score_all(factories, one, other).items():
-                scores.values.setdefault(f"{batch.modality}/{name}", {})[key] = value
+                scores.add(batch, key, name, value)
     return scores
 
 
-def reconstructor(model: Tokenizer, latents: str = "mean") -> Reconstruct:
-    """A tokenizer as a method to score: by FSQ codes if it has them, else by posterior `mean` or `sample`."""
+def evaluate(model: Tokenizer, batches: Iterable[Batch], alignment: Alignment | None = None) -> Scores:
+    """Metrics of a model's reconstructions and, with a text tower, accuracy and retrieval, in one pass.
+
+    Args:
+        model: in evaluation mode.
+        batches: held-out batches.
+        alignment: the text side of these tasks, for a model that is aligned with a text tower.
+    """
+    seen: dict[str, Seen] = {}
+
+    def watch(batch: Batch, encoded: Encoded, codes: Codes | None) -> None:
+        if alignment is not None:
+            seen.setdefault(batch.task, Seen()).add(batch, encoded)
+
+    scores = score(batches, reconstructor(model, watch=watch, pool=alignment is not None), model)
+    if alignment is not None:
+        scores.figures |= alignment.figures(seen)
+    return scores
+
+
+def reconstructor(
+    model: Tokenizer, latents: str = "mean", *, watch: Watch | None = None, pool: bool = False
+) -> Reconstruct:
+    """A tokenizer as a method to score: by FSQ codes if it has them, else by posterior `mean` or `sample`.
+
+    Args:
+        watch: sees what is encoded on the way, and the codes where the model has some.
+        pool: whether to compute embeddings, for `watch`.
+    """
 
     def reconstruct(batch: Batch) -> TokenSet:
-        encoded = model.encode(batch.tokens, pool=False)
-        if model.quantizer is not None:
-            return model.decode(model.quantize(encoded).latents())
+        encoded = model.encode(batch.tokens, pool=pool)
+        codes = None if model.quantizer is None else model.quantize(encoded)
+        if watch is not None:
+            watch(batch, encoded, codes)
+        if codes is not None:
+            return model.decode(codes.latents())
         noise = batch.noise(model.config.latent) if latents == "sample" else None
         return model.decode(encoded.latents(latents, noise=noise))
 

@@ -80,6 +80,11 @@ class NamedPictures(ImageOptions, Source):
         if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 0:
             raise ConfigError(f"limit must be a whole number of at least 0, got {self.limit!r}")
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        chosen = self.categories or self.all_categories
+        return tuple(name if name in chosen else "" for name in self.all_categories)
+
     @abstractmethod
     def everything(self, folder: Path) -> list[Named]:
         """All that has a name, on every side, in order."""

@@ -14,7 +14,7 @@ from tok4d.errors import ConfigError, DataError, unknown_name
 from tok4d.modality import Sample
 from tok4d_image.augment import ImageOptions
 from tok4d_image.reading import read_pixels, read_size
-from tok4d_image.shapes import draw_shape
+from tok4d_image.shapes import KINDS, draw_shape
 
 FIELD = "image"
 
@@ -124,6 +124,10 @@ class ImageShapes(ImageOptions, GeneratedSource):
         self.check()
         if self.count < 1 or self.side < 1:
             raise ConfigError(f"count and side must be at least 1, got {self.count} and {self.side}")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return KINDS
 
     def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
         return self.presented((self.side, self.side), rng)

@@ -42,6 +42,10 @@ class FurnitureOptions(Source):
         if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 0:
             raise ConfigError(f"limit must be a whole number of at least 0, got {self.limit!r}")
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(name if not self.classes or name in self.classes else "" for name in LABELS)
+
     @cached_property
     def items(self) -> list[FurnitureItem]:
         """Models on this side of the split, in the catalogue's order.

@@ -20,7 +20,7 @@ from tok4d_mesh3d.furniture import load_furniture
 from tok4d_mesh3d.prepared import AssetOptions
 from tok4d_mesh3d.reading import is_voxel_file
 from tok4d_mesh3d.shown import MeshAsset, open_asset
-from tok4d_mesh3d.solids import make_solid
+from tok4d_mesh3d.solids import KINDS, make_solid
 from tok4d_mesh3d.voxelfiles import read_voxels
 
 log = logging.getLogger(__name__)
@@ -115,6 +115,10 @@ class Mesh3dSolids(AssetOptions, GeneratedSource):
         if self.count < 1 or self.seed < 0:
             raise ConfigError(f"count must be at least 1 and seed at least 0, got {self.count} and {self.seed}")
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return KINDS
+
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """One solid with its caption."""
         if not 0 <= index < len(self):
@@ -146,6 +150,10 @@ class Mesh3dAssets(Mesh3dFurniture):
             shared = {name: getattr(self, name) for name in ("split", "folds", "fold")}
             return Mesh3dSolids(self.modality, count=self.solids, **shared, **own)
         return None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return super().class_names if self.chosen is None else tuple(self.chosen.class_names)
 
     def __len__(self) -> int:
         return super().__len__() if self.chosen is None else len(self.chosen)

@@ -62,10 +62,18 @@ class VideoMoving(VideoOptions, GeneratedSource):
                 f"count, side and length must be at least 1, got {self.count}, {self.side} and {self.length}"
             )
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(MOTIONS.values())
+
     @cached_property
     def store(self) -> ClipStore:
         """Keeps nothing: drawing a frame costs no more than looking it up."""
         return self.make_store(0, 0)
+
+    def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
+        # All clips of the set are alike in length and size.
+        return self.presented("any", lambda: MovingClip(self.seed, 0, self.length, self.side), rng)
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """Frames of one clip, float32 `[n, 3, H, W]` in [-1, 1], with its caption."""

@@ -5,6 +5,7 @@ F = frames, H = height, W = width of the picture, S = side of the window.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 from tok4d.data.build import build_source
 from tok4d.data.source import Source
 from tok4d.errors import ConfigError, DataError
-from tok4d.modality import Sample
+from tok4d.modality import CHANNELS, Sample
 
 
 @dataclass
@@ -58,11 +59,18 @@ class VideoPans(Source):
         shared = {"split": self.split, "folds": self.folds, "fold": self.fold}
         return build_source(TaskConfig(source=self.source, options={**shared, **self.options}))
 
+    @property
+    def class_names(self) -> Sequence[str]:
+        return self.pictures.class_names
+
     def __len__(self) -> int:
         return len(self.pictures)
 
     def key(self, index: int) -> str:
         return f"pan over {self.pictures.key(index)}"
+
+    def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
+        return self.frames, CHANNELS, self.size, self.size
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """One clip, float32 `[F, 3, S, S]` in [-1, 1]; without a generator the path depends on the index alone."""
