@@ -38,6 +38,9 @@ Chunks = Iterator[tuple[list[Loaded], list[str]]]
 class StageBatches(Dataset[Batch]):
     """`batches[step]` for the training steps of a stage.
 
+    Of a stage with tasks of every step or micro-batches, a step has several parts: `batches[step * parts + part]`,
+    the parts of the scheduled task first, then those of the others in order.
+
     Args:
         stage, name: the stage and its name (part of all seeds).
         seed: of the run.
@@ -56,27 +59,34 @@ class StageBatches(Dataset[Batch]):
         world: int = 1,
         inputs: Inputs | None = None,
     ) -> None:
-        self.tasks = stage.tasks
-        self.steps = stage.steps
+        self.tasks = {**stage.tasks, **stage.every_step}
+        self.riders = list(stage.every_step)
+        self.steps, self.parts, self.micro = stage.steps, stage.parts, stage.micro
         self.patch_size, self.inputs = patch_size, inputs
         self.rank, self.world = rank, world
         self.seed = seed_of(seed, "stage", name)
         self.schedule = MixtureSchedule(self.seed, {key: task.weight for key, task in stage.tasks.items()})
-        for key, task in stage.tasks.items():
+        for key, task in self.tasks.items():
             if not task.tokens and task.batch % world:
                 raise DataError(f"task {key!r}", f"batch {task.batch} must be divisible by the {world} processes")
+            if not task.tokens and task.batch % (world * self.micro):
+                raise DataError(
+                    f"task {key!r}", f"batch {task.batch} must be divisible by {world} processes x micro {self.micro}"
+                )
+        self._sources: dict[str, Source] = {}
         self._orders: dict[str, TaskOrder] = {}
         self._starts: dict[str, tuple[int, int]] = {}
 
     def __len__(self) -> int:
-        return self.steps
+        return self.steps * self.parts
 
-    def __getitem__(self, step: int) -> Batch:
-        key = self.schedule.task(step)
+    def __getitem__(self, index: int) -> Batch:
+        step, part = divmod(index, self.parts)
+        place, micro = divmod(part, self.micro)
+        key, number = self._at(step, place)
         order = self._order(key)
-        number = self.schedule.count(step)
         whole = order.batch(number)
-        positions, share = self._mine(order, whole)
+        positions, share = self._mine(order, whole, self.rank + self.world * micro)
         samples, bad = [], []
         for position in positions:
             sample, errors = order.load(position)
@@ -84,6 +94,12 @@ class StageBatches(Dataset[Batch]):
             bad += errors
         seeds = [order.noise_seed(position) for position in positions]
         return collate(step, key, order.source.modality, samples, seeds, bad, share, (number + 1, whole.stop))
+
+    def _at(self, step: int, place: int) -> tuple[str, int]:
+        """Task and number of its batch: the scheduled one at place 0, then those that have a batch in every step."""
+        if place:
+            return self.riders[place - 1], step
+        return self.schedule.task(step), self.schedule.count(step)
 
     def go_on(self, starts: Mapping[str, Sequence[int]]) -> None:
         """Go on from the last trained batch's `next_start` of every task, so that a long run resumes at once.
@@ -96,22 +112,32 @@ class StageBatches(Dataset[Batch]):
             order.go_on(*self._starts.get(key, (0, 0)))
 
     def source(self, key: str) -> Source:
-        """Source of a task, built on first use (in the worker that uses it)."""
-        return self._order(key).source
+        """Source of a task, built on first use (in the worker that uses it).
+
+        Raises:
+            DataError: for a source without samples.
+        """
+        if key not in self._sources:
+            built = build_source(self.tasks[key])
+            if not len(built):
+                raise DataError(self.tasks[key].source, f"task {key!r} has no samples on this side of the split")
+            self._sources[key] = built
+        return self._sources[key]
 
     def _order(self, key: str) -> TaskOrder:
         if key not in self._orders:
-            task = self.tasks[key]
-            self._orders[key] = TaskOrder(key, task, build_source(task), self.seed, self.patch_size, self.inputs)
-            self._orders[key].go_on(*self._starts.get(key, (0, 0)))
+            made = TaskOrder(key, self.tasks[key], self.source(key), self.seed, self.patch_size, self.inputs)
+            made.go_on(*self._starts.get(key, (0, 0)))
+            self._orders[key] = made
         return self._orders[key]
 
-    def _mine(self, order: TaskOrder, positions: range) -> tuple[Sequence[int], float]:
-        """This process's positions of a batch, and which part of the batch they are."""
-        if not order.task.tokens or self.world == 1:
-            return positions[self.rank :: self.world], 1 / self.world
+    def _mine(self, order: TaskOrder, positions: range, slot: int) -> tuple[Sequence[int], float]:
+        """Positions of a batch for one of (processes x micro-batches) slots, and which part of the batch they are."""
+        slots = self.world * self.micro
+        if not order.task.tokens or slots == 1:
+            return positions[slot::slots], 1 / slots
         counts = [order.count(position) for position in positions]
-        mine = share_out(counts, self.world)[self.rank]
+        mine = share_out(counts, slots)[slot]
         if mine:
             return [positions[place] for place in mine], len(mine) / len(positions)
         return [positions[counts.index(min(counts))]], 0.0

@@ -21,19 +21,14 @@ class TaskOrder:
 
     Args:
         key: the task's name.
-        task, source: its configuration and its samples.
+        task, source: its configuration and its samples, at least one.
         seed: of the stage.
         patch_size, inputs: of the model; its options of `patchify` by modality.
-
-    Raises:
-        DataError: for a source without samples.
     """
 
     def __init__(
         self, key: str, task: TaskConfig, source: Source, seed: int, patch_size: PatchSize, inputs: Inputs | None
     ) -> None:
-        if not len(source):
-            raise DataError(task.source, f"task {key!r} has no samples on this side of the split")
         self.key, self.task, self.source, self.seed = key, task, source, seed
         self.patch_size, self.inputs = patch_size, inputs
         self.host = source.host.configured((inputs or {}).get(source.modality, {}))

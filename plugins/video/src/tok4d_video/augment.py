@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tok4d.errors import ConfigError, unknown_name
-from tok4d.modality import Sample
+from tok4d.modality import CHANNELS, Sample
 from tok4d_video.decoded import OPEN, ClipStore, Facts, Opener
 from tok4d_video.ffmpeg import MAX_PIXELS
 from tok4d_video.pixels import to_signed
@@ -154,18 +154,48 @@ class VideoOptions:
             return allowed[middle(len(allowed), self.frames, self.strides[0])]
         return allowed[consecutive(len(allowed), self.frames, (self.strides[0], self.strides[1]), rng)]
 
+    def presented(
+        self, name: str, opener: Opener, rng: np.random.Generator | None, span: Span = whole
+    ) -> tuple[int, int, int, int]:
+        """Shape of what `present` gives for the same arguments, by the same draws and without decoding.
+
+        A clip is opened once to be measured.
+
+        Raises:
+            DataError: when the clip cannot be opened.
+        """
+        if name not in self._measured:
+            self._measured[name] = self.store.measure(name, opener)
+        facts, height, width = self._measured[name]
+        count = len(self._choose(facts, span(facts), rng))
+        high, wide, *sides = self._sides(height, width, rng)
+        if rng is not None and "transpose" in self.flips:
+            _corner(height - high, width - wide, rng)
+            if "transpose" in _drawn(self.flips, rng):
+                sides.reverse()
+        return count, CHANNELS, sides[0], sides[1]
+
+    @cached_property
+    def _measured(self) -> dict[str, tuple[Facts, int, int]]:
+        return {}
+
     def _crop(self, frames_nHWC: Tensor, rng: np.random.Generator | None) -> Tensor:
         """Frames at a resolution drawn, cut and flipped. Cut first, then shrunk: only the pixels needed are touched."""
         height, width = frames_nHWC.shape[1:3]
+        high, wide, *sides = self._sides(height, width, rng)
+        top, left = _corner(height - high, width - wide, rng)
+        frames = resize(frames_nHWC[:, top : top + high, left : left + wide], (sides[0], sides[1]))
+        return frames if rng is None else _flipped(frames, self.flips, rng)
+
+    def _sides(self, height: int, width: int, rng: np.random.Generator | None) -> tuple[int, int, int, int]:
+        """Height and width of the part that is cut out, and of what it is shrunk to."""
         scale = 1.0
         if self.resolutions:
             short = max(self.resolutions) if rng is None else int(rng.choice(self.resolutions))
             scale = min(1.0, short / min(height, width))
         limit = self.size or max(height, width)
         high, wide = (min(side, max(1, round(limit / scale))) for side in (height, width))
-        frames = _window(frames_nHWC, high, wide, rng)
-        frames = resize(frames, (_shrunk(high, scale, limit), _shrunk(wide, scale, limit)))
-        return frames if rng is None else _flipped(frames, self.flips, rng)
+        return high, wide, _shrunk(high, scale, limit), _shrunk(wide, scale, limit)
 
 
 def _shrunk(side: int, scale: float, limit: int) -> int:
@@ -181,18 +211,22 @@ def middle(total: int, count: int, stride: int) -> Indices:
     return (total - 1 - (count - 1) * stride) // 2 + stride * np.arange(count)
 
 
-def _window(frames_nHWC: Tensor, height: int, width: int, rng: np.random.Generator | None) -> Tensor:
-    """A part of this size out of the frames: at random, or the middle."""
-    room = (frames_nHWC.shape[1] - height, frames_nHWC.shape[2] - width)
-    top, left = (spare // 2 if rng is None else int(rng.integers(spare + 1)) for spare in room)
-    return frames_nHWC[:, top : top + height, left : left + width]
+def _corner(below: int, right: int, rng: np.random.Generator | None) -> tuple[int, int]:
+    """Where a part of the frames begins that leaves so many rows and columns out: at random, or in the middle."""
+    if rng is None:
+        return below // 2, right // 2
+    return int(rng.integers(below + 1)), int(rng.integers(right + 1))
+
+
+def _drawn(flips: list[str], rng: np.random.Generator) -> list[str]:
+    """Which of these flips are done: each with probability 1/2."""
+    return [name for name in FLIPS if name in flips and rng.random() < 0.5]
 
 
 def _flipped(frames_nHWC: Tensor, flips: list[str], rng: np.random.Generator) -> Tensor:
-    for name in FLIPS:
-        if name in flips and rng.random() < 0.5:
-            if name == "transpose":
-                frames_nHWC = frames_nHWC.transpose(1, 2)
-            else:
-                frames_nHWC = frames_nHWC.flip({"time": 0, "vertical": 1, "horizontal": 2}[name])
+    for name in _drawn(flips, rng):
+        if name == "transpose":
+            frames_nHWC = frames_nHWC.transpose(1, 2)
+        else:
+            frames_nHWC = frames_nHWC.flip({"time": 0, "vertical": 1, "horizontal": 2}[name])
     return frames_nHWC

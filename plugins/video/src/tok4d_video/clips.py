@@ -19,7 +19,7 @@ from tok4d.data.recipes import Item
 from tok4d.data.source import Source, split_groups
 from tok4d.errors import ConfigError, DataError, unknown_name
 from tok4d.modality import Sample
-from tok4d_video.augment import Indices, VideoOptions
+from tok4d_video.augment import Indices, Span, VideoOptions
 from tok4d_video.decoded import Facts
 
 log = logging.getLogger(__name__)
@@ -135,17 +135,25 @@ class VideoClips(VideoOptions, Source):
         window = self.windows[index]
         return f"{window.path.name}@{window.first}-{window.stop - 1}"
 
+    def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
+        path = self.windows[index].path
+        return self.presented(str(path), self.opener(path), rng, self._span(index, rng))
+
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """One window, float32 `[n, 3, H, W]` in [-1, 1]."""
+        path = self.windows[index].path
+        sample = Sample(self.modality, {}, key=self.key(index))
+        return self.present(sample, str(path), self.opener(path), rng, self._span(index, rng))
+
+    def _span(self, index: int, rng: np.random.Generator | None) -> Span:
+        """The window; in training with room for any stride."""
         window = self.windows[index]
         first, stop = window.first, window.stop
         if rng is not None:
             length = self._hop + (self.frames - 1) * self.strides[1]
             stop = min(window.high, first + length)
             first = max(window.low, stop - length)
-        sample = Sample(self.modality, {}, key=self.key(index))
-        opener = self.opener(window.path)
-        return self.present(sample, str(window.path), opener, rng, lambda facts: np.arange(first, stop))
+        return lambda facts: np.arange(first, stop)
 
     @property
     def _reach(self) -> int:

@@ -123,6 +123,18 @@ class ClipStore:
         with self._opened(name, opener) as clip:
             return Facts(clip.times, clip.fps, clip.reader)
 
+    def measure(self, name: str, opener: Opener) -> tuple[Facts, int, int]:
+        """A clip's facts, and height and width of the frames that `take` gives.
+
+        Raises:
+            DataError: when the clip cannot be opened.
+        """
+        if name in self._kept:
+            facts, frames = self._kept[name]
+            return facts, frames.shape[1], frames.shape[2]
+        with self._opened(name, opener) as clip:
+            return Facts(clip.times, clip.fps, clip.reader), *self.resize.result(clip.height, clip.width)
+
     @contextmanager
     def _opened(self, name: str, opener: Opener) -> Iterator[OpenClip]:
         """The open clip of a name. It stays open unless it is kept now, or trouble shows."""

@@ -11,7 +11,7 @@ from tok4d.data.manifest import ManifestSource
 from tok4d.data.rows import Row
 from tok4d.errors import ConfigError, DataError
 from tok4d.modality import Sample
-from tok4d_video.augment import Indices, VideoOptions, whole
+from tok4d_video.augment import Indices, Span, VideoOptions, whole
 from tok4d_video.decoded import Facts
 from tok4d_video.sampling import in_span
 
@@ -24,13 +24,21 @@ class VideoManifest(VideoOptions, ManifestSource):
         super().__post_init__()
         self.check()
 
+    def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
+        path = self.file(index)
+        return self.presented(str(path), self.opener(path), rng, self._span(index, path))
+
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """Frames of a row's time span, float32 `[n, 3, H, W]` in [-1, 1], with its caption and label."""
         row, path = self.rows[index], self.file(index)
         sample = Sample(self.modality, {}, caption=row.caption, label=row.label, key=self.key(index))
+        return self.present(sample, str(path), self.opener(path), rng, self._span(index, path))
+
+    def _span(self, index: int, path: Path) -> Span:
+        row = self.rows[index]
         if row.start is None and row.end is None:
-            return self.present(sample, str(path), self.opener(path), rng, whole)
-        return self.present(sample, str(path), self.opener(path), rng, lambda facts: _span(path, row, facts))
+            return whole
+        return lambda facts: _span(path, row, facts)
 
 
 def _span(path: Path, row: Row, facts: Facts) -> Indices:

@@ -19,6 +19,10 @@ class VideoFolder(VideoOptions, FolderSource):
         super().__post_init__()
         self.check()
 
+    def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
+        path = self.files[index]
+        return self.presented(str(path), self.opener(path), rng)
+
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """Frames of one clip, float32 `[n, 3, H, W]` in [-1, 1]; raises `DataError` when its file cannot be used."""
         path = self.files[index]
