@@ -19,9 +19,16 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from tok4d.errors import Tok4dError
 from tok4d.modality import Sample
 
+MEASURE_KINDS = ("pair", "timing", "embedding", "probe")
+
 Columns = dict[str, np.ndarray]  # name -> one row per sample: float64 `[n]`, float32 `[n, D]` or strings `[n]`
+
+
+class UnsuitedError(Tok4dError):
+    """A subject or a measure cannot do what is asked at all: it is left out of the results, and they say why."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,27 @@ class Restored:
     codes: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Timed:
+    """What a measure of kind `timing` reads: a reconstruction and what it cost.
+
+    Attributes:
+        restored: what came back.
+        seconds: wall seconds of the whole group, encoding and decoding, over the samples in it.
+        cpu_seconds: the same of the process's CPU time.
+        peak_bytes: largest memory so far: of the process, or of its CUDA device where it computes there.
+    """
+
+    restored: Restored
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
 class Subject(ABC):
     """What is measured. Every method takes one group and gives its results in the same order.
+
+    A method that raises `UnsuitedError` or `NotImplementedError` on the first group has what needs it left out.
 
     Attributes:
         name: as shown in tables.
@@ -168,11 +194,21 @@ class Measure(ABC):
     """One measure of a task: columns of a group, and figures of all columns.
 
     Measures are registered by name through the hook `tok4d_register_metrics` as `module:Class`; options in a suite are
-    the keyword arguments of the constructor. Class attribute `kind`: `pair` compares originals with reconstructions,
-    `embedding` reads embeddings, `probe` reads features.
+    the keyword arguments of the constructor.
+
+    Class attributes:
+        kind: what `columns` gets: `pair` reconstructions, `timing` reconstructions with their seconds, `embedding`
+            embeddings, `probe` features.
+        reproducible: whether equal runs give equal bits; False for seconds and memory, which then stay out of the
+            digest by which runs are compared.
+
+    Attributes:
+        where: which features a `probe` reads: `features`, `latents` or `codes`.
     """
 
     kind: ClassVar[str] = "pair"
+    reproducible: ClassVar[bool] = True
+    where: str = "features"
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
@@ -180,6 +216,10 @@ class Measure(ABC):
 
     def requirements(self) -> list[Requirement]:
         """Networks and packages that it needs."""
+        return []
+
+    def suits(self, data: BenchData, subject: Subject) -> list[Requirement]:
+        """What it needs of the data and the subject: class names, captions, a text tower."""
         return []
 
     def reference(self, originals: Sequence[Sample]) -> Columns:
@@ -192,7 +232,8 @@ class Measure(ABC):
 
         Args:
             originals: the samples.
-            results: `Restored` of each for `pair`, rows of `[n, D]` for `embedding` and `probe`.
+            results: one a sample: `Restored` for `pair`, `Timed` for `timing`; a tensor `[n, D]` for `embedding` and
+                `probe`.
         """
 
     @abstractmethod
@@ -207,7 +248,10 @@ class ChunkReader(ABC):
 
     @abstractmethod
     def __call__(self, *names: str) -> Iterator[Columns]:
-        """Pieces with these columns (of this measure, its reference columns included), aligned row by row."""
+        """Pieces with these columns (of this measure, its reference columns included), aligned row by row.
+
+        Where pieces end depends on nothing but N: sums over pieces are the same to the last bit.
+        """
 
     @abstractmethod
     def indices(self) -> np.ndarray:
