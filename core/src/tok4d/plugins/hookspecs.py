@@ -51,6 +51,10 @@ class HookSpecs:
         """Benchmark suites by name."""
 
     @hookspec
+    def tok4d_register_baselines(self, register: Register) -> None:
+        """Kinds of subjects that benchmarks measure: `register("mycodec", "tok4d_mycodec.bench:MyCodec")`."""
+
+    @hookspec
     def tok4d_register_commands(self, register: Register) -> None:
         """CLI commands by name: `register("radar-scan", "tok4d_radar.cli:scan")` (a Typer function)."""
 

@@ -20,7 +20,7 @@ from tok4d.plugins.hookspecs import GROUP, HOOK_API_VERSION, PROJECT, HookSpecs
 from tok4d.plugins.targets import TARGET, advice, reason, resolve
 from tok4d.plugins.validation import check_hooks
 
-KINDS = ("modalities", "sources", "losses", "metrics", "suites", "commands")
+KINDS = ("modalities", "sources", "losses", "metrics", "suites", "baselines", "commands")
 SELECT = "TOK4D_PLUGINS"
 STRICT = "TOK4D_STRICT_PLUGINS"
 CORE = "core"

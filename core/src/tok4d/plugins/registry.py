@@ -25,6 +25,7 @@ SINGULAR = {
     "losses": "loss",
     "metrics": "metric",
     "suites": "suite",
+    "baselines": "baseline",
     "commands": "command",
     "presets": "preset",
     "curricula": "curriculum",

@@ -59,7 +59,8 @@ def start_at_colours(decoder: GaussianDecoder) -> None:
 
 def _spread(width: int, resolution: int) -> float:
     """Deviation of the position code over channels, averaged over places on the grid: what the last norm divides by."""
-    side = torch.linspace(0, resolution - 1, min(8, resolution)).round().to(torch.int32)
-    places = torch.cartesian_prod(side, side, side)
-    coords = torch.cat([torch.zeros_like(places[:, :1]), places], 1)
-    return float(sincos(coords, width).std(1, correction=0).mean())
+    with torch.device("cpu"):  # a saved model is built on the meta device, which has no values
+        side = torch.linspace(0, resolution - 1, min(8, resolution)).round().to(torch.int32)
+        places = torch.cartesian_prod(side, side, side)
+        coords = torch.cat([torch.zeros_like(places[:, :1]), places], 1)
+        return float(sincos(coords, width).std(1, correction=0).mean())

@@ -1,0 +1,115 @@
+"""The kinds of subjects: ours as a table of strings, others through the hook `tok4d_register_baselines`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from tok4d.errors import ConfigError, PluginError, unknown_name
+from tok4d.plugins.registry import lookup, names
+from tok4d.plugins.targets import reason, resolve
+from tok4d_bench.contracts import Subject
+
+INSTALL = 'pip install "tok4d[baselines]"'
+
+
+class Kind(NamedTuple):
+    """Where a kind lives (`module:Class`), what it is, the packages that it needs, and an example."""
+
+    target: str
+    summary: str
+    packages: tuple[str, ...] = ()
+    example: str = ""
+
+
+_HERE = "tok4d_bench.subjects"
+KINDS: dict[str, Kind] = {
+    "tok4d": Kind(f"{_HERE}.tok4d_model:Tok4dSubject", "a tok4d model folder", (), "runs/tiny/model"),
+    "identity": Kind(f"{_HERE}.identity:Identity", "the originals themselves: what each figure is at best"),
+    "pca": Kind(f"{_HERE}.pca:Pca", "principal components of patches", (), "pca:image/photos,channels=48"),
+    "jpeg": Kind(f"{_HERE}.codecs:Jpeg", "JPEG, by quality or rate", (), "jpeg,bpp=0.5"),
+    "webp": Kind(f"{_HERE}.codecs:WebP", "WebP, by quality or rate", (), "webp,bpp=0.5"),
+    "avif": Kind(f"{_HERE}.codecs:Avif", "AV1 of stills, by quality or rate", (), "avif,bpp=0.5"),
+    "av1": Kind(f"{_HERE}.av1:Av1", "AV1 of clips, by crf or rate", ("av",), "av1,bpp=0.1"),
+}
+
+
+@dataclass(frozen=True)
+class KindRow:
+    """A kind as lists show it.
+
+    Attributes:
+        missing: why it cannot be used here, with how to change that; empty: it can.
+        plugin: who provides it.
+    """
+
+    name: str
+    summary: str
+    example: str
+    missing: str = ""
+    plugin: str = "bench"
+
+
+def kind_names() -> list[str]:
+    """All kinds, ours first."""
+    return [*KINDS, *(name for name in names("baselines") if name not in KINDS)]
+
+
+def kind_rows() -> list[KindRow]:
+    """All kinds with what is missing for them; imports none of them."""
+    from tok4d.plugins.registry import provider
+
+    rows = [KindRow(name, kind.summary, kind.example or name, missing(kind)) for name, kind in KINDS.items()]
+    others = [name for name in names("baselines") if name not in KINDS]
+    return rows + [KindRow(name, "", name, "", provider("baselines", name)) for name in others]
+
+
+def missing(kind: Kind) -> str:
+    """Packages that are not installed, in words; empty when all are."""
+    absent = [package for package in kind.packages if find_spec(package) is None]
+    return f"needs {' and '.join(absent)}; {INSTALL}" if absent else ""
+
+
+def kind_class(name: str) -> Callable[..., Subject]:
+    """The class of a kind.
+
+    Raises:
+        ConfigError: for an unknown kind, with the nearest, or one whose packages are not installed.
+        PluginError: when it cannot be imported.
+    """
+    if name not in kind_names():
+        raise ConfigError(unknown_name("kind of subject", name, kind_names()) + "; or give a model folder")
+    found: Callable[..., Subject]
+    if name not in KINDS:
+        found = lookup("baselines", name)
+        return found
+    if problem := missing(KINDS[name]):
+        raise ConfigError(f"baseline {name}: {problem}")
+    try:
+        found = resolve(KINDS[name].target)
+    except ImportError as error:
+        raise PluginError(f"baseline {name!r} cannot be loaded: {reason(error)}; {INSTALL}") from error
+    return found
+
+
+def options_of(made_by: Callable[..., Subject]) -> list[str]:
+    """Names of a kind's options: the keyword arguments of its constructor besides device and dtype."""
+    given = inspect.signature(made_by).parameters.values()
+    return [p.name for p in given if p.kind is p.KEYWORD_ONLY and p.name not in ("device", "dtype")]
+
+
+def make(kind: str, source: str, options: dict[str, Any], device: str, dtype: str) -> Subject:
+    """A subject of a kind.
+
+    Raises:
+        ConfigError: for an unknown kind or option, with the nearest; what the kind itself raises.
+    """
+    made_by = kind_class(kind)
+    known = options_of(made_by)
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"baseline {kind}: {unknown_name('option', name, known)}")
+    return made_by(source, device=device, dtype=dtype, **options)
