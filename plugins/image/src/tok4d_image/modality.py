@@ -87,12 +87,14 @@ class ImageModality(Modality):
         return {"psnr": lambda: SamplePSNR(self.field), "ssim": lambda: SampleSSIM(self.field)}
 
     def sources(self) -> dict[str, Any]:
+        from tok4d_image.manifest import ImageManifest
         from tok4d_image.named import Emoji3dPictures, EmojiPictures, StampPictures
         from tok4d_image.shards import ImageShards
         from tok4d_image.sources import ImageFolder, ImagePhotos, ImageShapes
 
         named = {"emoji": EmojiPictures, "emoji3d": Emoji3dPictures, "stamps": StampPictures}
-        return {"folder": ImageFolder, "shards": ImageShards, "photos": ImagePhotos, "shapes": ImageShapes, **named}
+        files = {"folder": ImageFolder, "manifest": ImageManifest, "shards": ImageShards}
+        return {**files, "photos": ImagePhotos, "shapes": ImageShapes, **named}
 
     def pictures(self, sample: Sample) -> Tensor:
         """The picture itself, `[1, 3, H, W]`."""
