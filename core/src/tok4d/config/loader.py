@@ -194,6 +194,8 @@ def _nested() -> dict[tuple[str, str], Any]:
         ("TokenizerConfig", "text"): TextConfig,
         ("Curriculum", "stages"): StageConfig,
         ("StageConfig", "tasks"): TaskConfig,
+        ("StageConfig", "every_step"): TaskConfig,
+        ("StageConfig", "quantizer"): FSQConfig,
         ("StageConfig", "validation"): TaskConfig,
     }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,26 +17,59 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tok4d.config.schema import Curriculum
 from tok4d.data.batches import Batch, validation_batches
 from tok4d.errors import Tok4dError
+from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
-from tok4d.training import checkpoint
-from tok4d.training.evaluate import Scores, reconstructor, score
+from tok4d.training import checkpoint, parallel
+from tok4d.training.alignment import Alignment
+from tok4d.training.evaluate import Scores, evaluate, reconstructor
+from tok4d.training.merging import merged_scores
 from tok4d.training.module import TokenizerModule, unpatchify
 
 log = logging.getLogger(__name__)
 PICTURES = 4
 
 
+@contextmanager
+def averaged(module: TokenizerModule) -> Iterator[Tokenizer]:
+    """The model with its averaged weights, in evaluation mode; of a sharded model all of it on every process."""
+    model = module.tokenizer
+    module.ema.swap(model)
+    model.eval()
+    try:
+        with parallel.gathered_model(module.stage_loss):
+            yield model
+    finally:
+        model.train()
+        module.ema.swap(model)
+
+
+def step_ended(module: TokenizerModule, every: int) -> bool:
+    """Whether a step just ended that is due: every so many, if at all, and the stage's last."""
+    due = every and module.trained % every == 0
+    return module.between_steps and bool(due or module.trained == module.stage.steps)
+
+
 class SaveCheckpoints(pl.Callback):
     """Every `every` steps and at the end of the stage. Files that were skipped so far are part of the state."""
 
-    def __init__(self, root: Path, stage: str, seed: int, every: int, meter: Meter) -> None:
+    def __init__(self, root: Path, stage: str, seed: int, every: int, meter: Meter, asynchronous: bool = False) -> None:
         self.root, self.stage, self.seed, self.every, self.meter = root, stage, seed, every, meter
+        self.asynchronous = asynchronous
+        self._writer: checkpoint.Writer | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._writer = checkpoint.Writer(self.root, asynchronous=self.asynchronous)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         module = cast(TokenizerModule, pl_module)
-        if trainer.is_global_zero and (module.trained % self.every == 0 or module.trained == module.stage.steps):
+        if step_ended(module, self.every) and self._writer is not None:
             optimizer = cast(torch.optim.Optimizer, module.optimizers(use_pl_optimizer=False))
-            checkpoint.save(self.root, module.tokenizer, module.ema, optimizer, self.state(module))
+            complete = module.trained == module.stage.steps
+            self._writer.save(module.tokenizer, module.ema, optimizer, self.state(module), complete=complete)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._writer is not None:
+            self._writer.finish()
 
     def state(self, module: TokenizerModule) -> checkpoint.TrainingState:
         """The run's state after the step just trained."""
@@ -47,6 +81,9 @@ class SaveCheckpoints(pl.Callback):
             threads=torch.get_num_threads(),
             torch=torch.__version__,
             bad_files=self.meter.bad,
+            skipped=module.skipped,
+            processes=parallel.world(),
+            next_starts=dict(module.next_starts),
         )
 
 
@@ -67,10 +104,7 @@ class Meter(pl.Callback):
         self.waiting += now - self._mark
         self._mark = now
         for reason in batch.bad:
-            self.bad += 1
             log.warning("skipped %s", reason)
-        if self.bad > self.max_bad:
-            raise Tok4dError(f"{self.bad} files could not be used, more than max_bad = {self.max_bad}; stopped")
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, _: int
@@ -80,6 +114,15 @@ class Meter(pl.Callback):
         self._mark = now
         self.tokens += batch.tokens.num_tokens
         pl_module.log_dict({"tokens_per_second": self.rate, "waiting_share": self.waiting_share})
+        module = cast(TokenizerModule, pl_module)
+        if module.between_steps:
+            self._count(module.report.bad_files)
+
+    def _count(self, bad: int) -> None:
+        """Bad files of a step on all processes, which so decide alike."""
+        self.bad += bad
+        if self.bad > self.max_bad:
+            raise Tok4dError(f"{self.bad} files could not be used, more than max_bad = {self.max_bad}; stopped")
 
     @property
     def rate(self) -> float:
@@ -97,26 +140,30 @@ class Validate(pl.Callback):
 
     def __init__(self, curriculum: Curriculum, stage: str, report: Callable[[int, Scores], None]) -> None:
         self.tasks = curriculum.stages[stage].validation
+        self._alignment: Alignment | None = None
         self.every = curriculum.validate_every
         self.report = report
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         module = cast(TokenizerModule, pl_module)
-        due = self.every and module.trained % self.every == 0
-        if self.tasks and trainer.is_global_zero and (due or module.trained == module.stage.steps):
-            module.ema.swap(module.tokenizer)
-            module.tokenizer.eval()
-            try:
+        if self.tasks and step_ended(module, self.every):
+            with averaged(module):
                 self._run(module)
-            finally:
-                module.tokenizer.train()
-                module.ema.swap(module.tokenizer)
+
+    def _text_side(self, model: Tokenizer) -> Alignment | None:
+        """For models that are aligned with a text tower."""
+        if self._alignment is None and model.config.text is not None:
+            self._alignment = Alignment(model.config.text, model.embedding_width, self.tasks)
+        return self._alignment
 
     def _run(self, module: TokenizerModule) -> None:
         model = module.tokenizer
-        found = validation_batches(self.tasks, model.patch_size, inputs=model.config.inputs)
+        share = (parallel.rank(), parallel.world())
+        found = validation_batches(self.tasks, model.patch_size, *share, inputs=model.config.inputs)
         batches = [batch.to(module.device) for batch in found]
-        scores = score(batches, reconstructor(model), model)
+        scores = merged_scores(parallel.gathered(evaluate(model, batches, self._text_side(model))))
+        if parallel.rank():
+            return
         self.report(module.total_trained, scores)
         board = next((one for one in module.loggers if isinstance(one, TensorBoardLogger)), None)
         if board is None:

@@ -11,6 +11,8 @@ from tok4d.errors import ConfigError, Tok4dError
 from tok4d.losses.objective import Objective
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
+from tok4d.training.grow import grown_config
+from tok4d.training.parallel import refuse_unfit
 from tok4d.weights.siglip2 import check_fits
 
 DEFAULT_LOSSES = {"l1": 1.0, "l2": 10.0, "kl": 1e-8}
@@ -33,11 +35,14 @@ def check_curriculum(curriculum: Curriculum, *, fresh: bool = True) -> None:
         except Tok4dError as error:
             raise ConfigError(f"init_from: {error}") from error
     _check_ramps(curriculum, config)
+    refuse_unfit(curriculum)
     with torch.device("meta"):
         model = Tokenizer(config)
     for name in curriculum.order:
         stage = curriculum.stages[name]
-        for part, tasks in (("tasks", stage.tasks), ("validation", stage.validation)):
+        config = grown_config(curriculum, config, name)
+        parts = {"tasks": stage.tasks, "every_step": stage.every_step, "validation": stage.validation}
+        for part, tasks in parts.items():
             for key, task in tasks.items():
                 try:
                     build_source(task)

@@ -5,6 +5,9 @@ RUN/checkpoints/<stage>-<step>/model.safetensors, config.yaml   the averaged wei
                                training/optimizer.safetensors   AdamW moments by parameter name
                                training/state.json              step, stage, threads, versions
 RUN/checkpoints/last           link to the newest complete one
+
+A sharded run has `training/{weights,averages,optimizer}-00000-of-00002.safetensors` and `training/shards.json` instead
+(see `shards`), and model.safetensors only at the end of a stage or after `consolidate`.
 """
 
 from __future__ import annotations
@@ -12,32 +15,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from tok4d.config.loader import from_mapping, read_yaml
+from tok4d.config.schema import TokenizerConfig
 from tok4d.errors import DataError
 from tok4d.model.tokenizer import Tokenizer
+from tok4d.training import parallel
+from tok4d.training.agreement import Agreement
 from tok4d.training.optim import AveragedWeights
+from tok4d.training.shards import SHARDS, Snapshot, TrainingState, gather_moments, read_shards, snapshot
 from tok4d.weights import folder
 
+__all__ = ["Checkpoint", "TrainingState", "Writer", "consolidate", "load", "moments", "restore_moments", "save"]
+
 KEEP = 2
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """Where a run stands. All randomness is keyed by these numbers, so there is no generator state to keep."""
-
-    stage: str
-    step: int
-    total: int
-    seed: int
-    threads: int
-    torch: str
-    bad_files: int = 0
 
 
 def save(
@@ -47,34 +45,122 @@ def save(
     optimizer: torch.optim.Optimizer,
     state: TrainingState,
 ) -> Path:
-    """Write a checkpoint, point `last` at it, and drop all but the newest two.
+    """Write a checkpoint, point `last` at it, and drop all but the newest two. Every process calls it.
+
+    Of a sharded model every process writes its own shards; of any other, process 0 writes everything.
 
     Raises:
         DataError: when it cannot be written (a full disk, say); what was there before stays intact.
     """
-    final = root / f"{state.stage}-{state.step:08d}"
-    partial, link = root / f".{final.name}.part", root / ".last.part"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "training").mkdir(parents=True)
-        weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        folder.write(partial, model.config, {**model.state_dict(), **ema.values})
-        folder.write_tensors(partial / "training" / "weights.safetensors", weights)
-        folder.write_tensors(partial / "training" / "optimizer.safetensors", moments(model, optimizer))
-        folder.write_text(partial / "training" / "state.json", json.dumps(asdict(state), indent=1))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        link.unlink(missing_ok=True)
-        link.symlink_to(final.name, target_is_directory=True)
-        os.replace(link, root / "last")
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        link.unlink(missing_ok=True)
-        raise DataError(
-            final, f"checkpoint cannot be written: {error.strerror or error}; the last one is intact"
-        ) from error
-    _prune(root, final)
+    writer = Writer(root)
+    final = writer.save(model, ema, optimizer, state)
+    writer.finish()
     return final
+
+
+class Writer:
+    """Writes checkpoints of a run, while training goes on if asked to.
+
+    Args:
+        root: RUN/checkpoints, which all processes share.
+        asynchronous: copy everything and write it in a thread; the next `save` waits for it.
+    """
+
+    def __init__(self, root: Path, *, asynchronous: bool = False) -> None:
+        self.root, self.asynchronous = root, asynchronous
+        self._agree = Agreement()
+        self._thread: threading.Thread | None = None
+        self._error: DataError | None = None
+
+    def save(
+        self,
+        model: Tokenizer,
+        ema: AveragedWeights,
+        optimizer: torch.optim.Optimizer,
+        state: TrainingState,
+        *,
+        complete: bool = True,
+    ) -> Path:
+        """As `checkpoint.save`.
+
+        Args:
+            complete: whether to write the averaged model as one file too where the model is sharded; otherwise
+                `consolidate` does that later.
+
+        Raises:
+            DataError: when this checkpoint, or asynchronously the one before, could not be written.
+        """
+        self.finish()
+        found = snapshot(model, ema, optimizer, state, complete)
+        if not self.asynchronous:
+            self._write(found)
+            self._raise()
+        else:
+            self._thread = threading.Thread(target=self._write, args=(found.copied(),))
+            self._thread.start()
+        return self.root / found.name
+
+    def finish(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            DataError: when it could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._raise()
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _write(self, found: Snapshot) -> None:
+        final = self.root / found.name
+        partial, link = self.root / f".{final.name}.part", self.root / ".last.part"
+        first = parallel.rank() == 0
+
+        def prepare() -> None:
+            shutil.rmtree(partial, ignore_errors=True)
+            (partial / "training").mkdir(parents=True)
+
+        def put_in_place() -> None:
+            if found.shards and found.complete:
+                _write_model(partial)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
+            link.unlink(missing_ok=True)
+            link.symlink_to(final.name, target_is_directory=True)
+            os.replace(link, self.root / "last")
+
+        try:
+            self._together(prepare if first else None)
+            self._together(lambda: found.write(partial))
+            self._together(put_in_place if first else None)
+        except OSError as error:
+            if first:
+                shutil.rmtree(partial, ignore_errors=True)
+                link.unlink(missing_ok=True)
+            reason = error.strerror or error
+            self._error = DataError(final, f"checkpoint cannot be written: {reason}; the last one is intact")
+            return
+        if first:
+            _prune(self.root, final)
+
+    def _together(self, work: Callable[[], None] | None) -> None:
+        """Do something; goes on when all processes have done their part, and fails on all when it did on one."""
+        error: OSError | None = None
+        try:
+            if work is not None:
+                work()
+        except OSError as failed:
+            error = failed
+        others = self._agree.failures(error is not None)
+        if error is not None:
+            raise error
+        if others:
+            raise OSError(f"{others} other processes could not write their part")
 
 
 def _prune(root: Path, newest: Path) -> None:
@@ -97,22 +183,17 @@ def _prune(root: Path, newest: Path) -> None:
 
 def moments(model: Tokenizer, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """AdamW's state by `parameter/key`, for a checkpoint or the next stage."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}/{key}": value
-        for parameter, values in optimizer.state.items()
-        for key, value in values.items()
-    }
+    return gather_moments(model, optimizer)
 
 
 def restore_moments(model: Tokenizer, optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
-    """Put AdamW's state back; parameters that the optimizer does not train are left out."""
+    """Put AdamW's state back, in shards where the model is; parameters that are not trained are left out."""
     parameters = dict(model.named_parameters())
     trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     for name, value in saved.items():
         parameter, _, key = name.rpartition("/")
         if parameters.get(parameter) in trained:
-            optimizer.state[parameters[parameter]][key] = value.to(parameters[parameter].device, copy=True)
+            optimizer.state[parameters[parameter]][key] = parallel.like(value, parameters[parameter])
 
 
 @dataclass(frozen=True)
@@ -126,13 +207,21 @@ class Checkpoint:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint folder.
+    """Read a checkpoint folder, whole or in shards.
 
     Raises:
         DataError: when a part of it is missing or broken.
     """
-    averaged = Tokenizer.from_pretrained(path)
     training = path / "training"
+    if (training / SHARDS).exists():
+        config = from_mapping(TokenizerConfig, read_yaml(path / folder.CONFIG), str(path / folder.CONFIG))
+        averaged = Tokenizer(config)
+        folder.assign(averaged, read_shards(path, "averages"), path)
+        weights, saved = read_shards(path, "weights"), read_shards(path, "optimizer")
+    else:
+        averaged = Tokenizer.from_pretrained(path)
+        weights = folder.read_tensors(training / "weights.safetensors")
+        saved = folder.read_tensors(training / "optimizer.safetensors")
     try:
         state = TrainingState(**json.loads((training / "state.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -140,5 +229,26 @@ def load(path: Path) -> Checkpoint:
     ema = AveragedWeights(averaged, decay=0.0)
     buffers = {name: value for name, value in averaged.state_dict().items() if name not in ema.values}
     model = Tokenizer(averaged.config)
-    folder.assign(model, {**folder.read_tensors(training / "weights.safetensors"), **buffers}, path)
-    return Checkpoint(model.train(), ema, state, folder.read_tensors(training / "optimizer.safetensors"))
+    folder.assign(model, {**weights, **buffers}, path)
+    return Checkpoint(model.train(), ema, state, saved)
+
+
+def consolidate(path: str | Path) -> Path:
+    """Give a sharded checkpoint the averaged model in one file, so that `Tokenizer.from_pretrained` loads it.
+
+    Works in a single process; nothing to do where it is there already.
+
+    Raises:
+        DataError: when a shard is missing or broken, or the file cannot be written.
+    """
+    target = Path(path) / folder.WEIGHTS
+    if not target.exists():
+        try:
+            _write_model(Path(path))
+        except OSError as error:
+            raise DataError(target, f"cannot be written: {error.strerror or error}") from error
+    return Path(path)
+
+
+def _write_model(path: Path) -> None:
+    folder.write_tensors(path / folder.WEIGHTS, read_shards(path, "averages"), {"format": "tok4d-model"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -44,6 +44,7 @@ class StageData(pl.LightningDataModule):
         stage, name, seed: as for `StageBatches`.
         patch_size, inputs: of the model.
         start: first step to serve.
+        next_starts: of the step before, for `StageBatches.go_on`.
         workers: data-loading processes.
     """
 
@@ -56,21 +57,25 @@ class StageData(pl.LightningDataModule):
         start: int,
         workers: int,
         inputs: Inputs | None = None,
-    ):
+        next_starts: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         super().__init__()
         self.stage, self.stage_name, self.seed = stage, name, seed
         self.patch_size, self.inputs = patch_size, inputs
         self.start, self.workers = start, workers
+        self.next_starts = next_starts or {}
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """One item a step; it has a length, which Lightning counts by."""
+        """One item a step, or a part of one; it has a length, which Lightning counts by."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         stage = self.stage, self.stage_name, self.seed
-        batches: Any = _Served(StageBatches(*stage, self.patch_size, rank, world, self.inputs))
+        batches = StageBatches(*stage, self.patch_size, rank, world, self.inputs)
+        batches.go_on(self.next_starts)
+        served: Any = _Served(batches)
         return _Loader(
-            batches,
+            served,
             batch_size=None,
-            sampler=FromStep(self.start, self.stage.steps),
+            sampler=FromStep(self.start * batches.parts, len(batches)),
             num_workers=self.workers,
             prefetch_factor=2 if self.workers else None,
         )

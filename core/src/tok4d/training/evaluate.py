@@ -16,7 +16,9 @@ from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.tokens import TokenSet
 from tok4d.training.alignment import Alignment, Seen
+from tok4d.training.merging import merged_seen
 from tok4d.training.module import targets, unpatchify
+from tok4d.training.parallel import gathered
 
 Reconstruct = Callable[[Batch], TokenSet]
 Watch = Callable[[Batch, Encoded, Codes | None], None]
@@ -97,7 +99,7 @@ def evaluate(model: Tokenizer, batches: Iterable[Batch], alignment: Alignment | 
 
     scores = score(batches, reconstructor(model, watch=watch, pool=alignment is not None), model)
     if alignment is not None:
-        scores.figures |= alignment.figures(seen)
+        scores.figures |= alignment.figures(merged_seen(gathered(seen)))
     return scores
 
 

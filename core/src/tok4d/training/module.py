@@ -1,12 +1,14 @@
-"""The Lightning module: one task a step, any modality, losses on the unpatchified samples."""
+"""The Lightning module: one task a step and what rides along, any modality, losses on the unpatchified samples."""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tok4d.config.schema import StageConfig
 from tok4d.data.batches import Batch
@@ -17,12 +19,57 @@ from tok4d.model.bottleneck import Encoded
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.tokens import TokenSet
+from tok4d.training import parallel
 from tok4d.training.check import task_objective
 from tok4d.training.optim import AveragedWeights, learning_rate, make_adamw, set_lr
+from tok4d.training.tally import StepReport, Tally, finite
+
+log = logging.getLogger(__name__)
+
+
+class StageLoss(nn.Module):
+    """The training loss of a batch as one module's forward, which is what sharding hooks into.
+
+    Args:
+        tokenizer: the model.
+        stage: whose tasks have objectives here.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stage: StageConfig) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.kind = stage.latents
+        self.objectives = {key: task_objective(task) for key, task in (*stage.tasks.items(), *stage.every_step.items())}
+        # A list, since a ModuleDict refuses ordinary task names such as "train" or "v1.5".
+        self._registered = nn.ModuleList(self.objectives.values())
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss over the batch's samples, and the unweighted means of its terms."""
+        loss, _ = self.loss(batch)
+        return loss.total, loss.terms
+
+    def loss(self, batch: Batch) -> tuple[Loss, Encoded]:
+        """The same, with what the encoder gave."""
+        target = targets(batch)
+        encoded = self.tokenizer.encode(batch.tokens, pool=self.objectives[batch.task].pools)
+        latents = self.latents(encoded, batch)
+        got = unpatchify(self.tokenizer, batch, self.tokenizer.decode(latents))
+        return self.objectives[batch.task](target, got, encoded), encoded
+
+    def latents(self, encoded: Encoded, batch: Batch) -> TokenSet:
+        """What the decoder trains on: FSQ codes, else the posterior's sample or mean as the stage says."""
+        if self.tokenizer.quantizer is not None:
+            return self.tokenizer.quantize(encoded).latents()
+        if self.kind == "mean":
+            return encoded.latents("mean")
+        return encoded.latents("sample", noise=batch.noise(self.tokenizer.config.latent))
 
 
 class TokenizerModule(pl.LightningModule):
     """Trains a tokenizer through one stage.
+
+    Lightning sees every part of a step as a batch and accumulates their gradients; everything here that counts steps
+    acts once a step.
 
     Args:
         tokenizer: the model.
@@ -30,6 +77,8 @@ class TokenizerModule(pl.LightningModule):
         start: steps of this stage already trained, when resuming.
         done_before: steps of earlier stages, for the averaged weights and the log's x-axis.
         ema: averaged weights carried over from a checkpoint or an earlier stage; None: they start at the model.
+        tolerated: steps in all that may be skipped because something is not finite; None: the first stops the run.
+        skipped: steps skipped so far.
     """
 
     def __init__(
@@ -39,20 +88,29 @@ class TokenizerModule(pl.LightningModule):
         start: int = 0,
         done_before: int = 0,
         ema: AveragedWeights | None = None,
+        tolerated: int | None = None,
+        skipped: int = 0,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.stage = stage
         self.trained = start  # counts steps TRAINED, not fetched
         self.done_before = done_before
+        self.tolerated, self.skipped = tolerated, skipped
         self.ema = ema if ema is not None else AveragedWeights(tokenizer, stage.optimizer.ema)
         self.ema.decay = stage.optimizer.ema
         tokenizer.freeze(stage.freeze)
         self._ramp_rope()
-        self.objectives = {key: task_objective(task) for key, task in stage.tasks.items()}
-        # A list, since a ModuleDict refuses ordinary task names such as "train" or "v1.5".
-        self._registered = torch.nn.ModuleList(self.objectives.values())
-        self._keys: tuple[str, ...] = ()
+        self.stage_loss = StageLoss(tokenizer, stage)
+        self.between_steps = True  # callbacks after a batch: whether it was the last part of its step
+        self.report = StepReport()
+        self.next_starts: dict[str, list[int]] = {}
+        self._tally = Tally(())
+
+    @property
+    def objectives(self) -> dict[str, Any]:
+        """Objective of every task."""
+        return self.stage_loss.objectives
 
     @property
     def total_trained(self) -> int:
@@ -65,38 +123,53 @@ class TokenizerModule(pl.LightningModule):
 
     def loss(self, batch: Batch) -> tuple[Loss, Encoded]:
         """Loss of a batch as in training."""
-        target = targets(batch)
-        encoded = self.tokenizer.encode(batch.tokens, pool=self.objectives[batch.task].pools)
-        latents = self.latents(encoded, batch)
-        got = unpatchify(self.tokenizer, batch, self.tokenizer.decode(latents))
-        return self.objectives[batch.task](target, got, encoded), encoded
+        return self.stage_loss.loss(batch)
 
-    def latents(self, encoded: Encoded, batch: Batch) -> TokenSet:
-        """What the decoder trains on: FSQ codes, else the posterior's sample or mean as the stage says."""
-        if self.tokenizer.quantizer is not None:
-            return self.tokenizer.quantize(encoded).latents()
-        if self.stage.latents == "mean":
-            return encoded.latents("mean")
-        return encoded.latents("sample", noise=batch.noise(self.tokenizer.config.latent))
+    def configure_model(self) -> None:
+        """Shard model and averages where the strategy asks for it."""
+        if self.device_mesh is not None and not parallel.is_sharded(self.tokenizer):
+            parallel.shard(self.stage_loss, self.tokenizer, self.device_mesh["data_parallel"])
+            self.ema.shard_like(self.tokenizer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step of one task.
+        """One part of a step.
+
+        Returns:
+            The loss whose gradients, averaged over parts and processes (as Lightning and DDP do), make those of the
+            sum of the tasks' mean losses.
 
         Raises:
-            Tok4dError: for a loss that is not finite, naming the batch.
+            Tok4dError: for a loss that is not finite, naming the batch, unless such steps are to be skipped.
         """
-        self._keys = batch.keys
-        loss, _ = self.loss(batch)
-        if not torch.isfinite(loss.total):
-            terms = ", ".join(f"{name} {float(value):.3g}" for name, value in loss.terms.items())
-            raise Tok4dError(
-                f"loss is {float(loss.total)} at step {self.trained} of task {batch.task!r} ({terms}); "
+        total, terms = self.stage_loss(batch)
+        self._tally.add(batch, total, terms)
+        self.next_starts[batch.task] = list(batch.next_start)
+        if not finite(total):
+            named = ", ".join(f"{name} {float(value):.3g}" for name, value in terms.items())
+            self._tally.fault(
+                f"loss is {float(total)} at step {self.trained} of task {batch.task!r} ({named}); "
                 f"samples: {', '.join(batch.keys[:8])}"
             )
-        size = len(batch.tokens)
-        logged = {f"{batch.task}/{name}": value for name, value in loss.terms.items()}
-        self.log_dict({**logged, f"{batch.task}/loss": loss.total.detach()}, batch_size=size)
-        return loss.total
+            self._stop_alone()
+        return self._scaled(batch, self._complete(total))
+
+    def _stop_alone(self) -> None:
+        """A single process stops before the backward pass; several decide together when the step is over."""
+        if self.tolerated is None and parallel.world() == 1:
+            raise Tok4dError(self._tally.faults[0])
+
+    def _complete(self, total: Tensor) -> Tensor:
+        """With DDP, a loss that every parameter is a part of; which ones really are is noted."""
+        if parallel.world() == 1 or not self._tally.parameters:
+            return total
+        found = parallel.reached(total)
+        self._tally.reached |= found
+        return parallel.touching(total, [p for p in self._tally.parameters if p not in found])
+
+    def _scaled(self, batch: Batch, total: Tensor) -> Tensor:
+        """Undo the averages over parts and processes, and count by the share of the samples."""
+        factor = batch.share * parallel.world() * self.stage.parts
+        return total if factor == 1 else total * factor
 
     def configure_gradient_clipping(
         self,
@@ -104,18 +177,45 @@ class TokenizerModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm, and refuse gradients that are not finite before they reach the weights.
+        """The end of a step: clip by norm, and keep gradients that are not finite away from the weights.
 
         Raises:
-            Tok4dError: naming the batch.
+            Tok4dError: naming the batch, on all processes, when such steps are not to be skipped or are too many.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
-        if not torch.isfinite(norm):
-            raise Tok4dError(
-                f"gradient norm is {float(norm)} at step {self.trained}; samples: {', '.join(self._keys[:8])}"
-            )
-        self.log("gradient_norm", norm)
+        report, faults, missed = self._tally.close()
+        for parameter in missed:  # as in a single process: no gradient, so that the optimizer leaves it alone
+            parameter.grad = None
+        self._average_whole(parameters)
+        norm = parallel.clip(parameters, gradient_clip_val or float("inf"))
+        self.report = replace(report, norm=float(norm), skipped=bool(faults) or not finite(norm))
+        if self.report.skipped:
+            self._skip(parameters)
+        self.log_dict({**self.report.losses, "gradient_norm": self.report.norm})
+
+    def _average_whole(self, parameters: list[nn.Parameter]) -> None:
+        """Gradients of what is not sharded in a sharded model, which nobody else sums up."""
+        if parallel.world() == 1 or not parallel.is_sharded(self.tokenizer):
+            return
+        for parameter in parallel.whole(self.tokenizer):
+            if parameter.grad is not None:
+                parallel.summed(parameter.grad).div_(parallel.world())
+
+    def _skip(self, parameters: list[nn.Parameter]) -> None:
+        """Drop the step's gradients on all processes, or stop all of them."""
+        reason = self._tally.named_faults()
+        if not reason:
+            keys = [key for keys in parallel.gathered(self._tally.keys[:8]) for key in keys]
+            reason = f"gradient norm is {self.report.norm} at step {self.trained}; samples: {', '.join(keys)}"
+        if self.tolerated is None:
+            raise Tok4dError(reason)
+        self.skipped += 1
+        if self.skipped > self.tolerated:
+            raise Tok4dError(f"{self.skipped} steps were not finite, more than max_nan = {self.tolerated}; {reason}")
+        if parallel.rank() == 0:
+            log.warning("step skipped (%d so far): %s", self.skipped, reason)
+        for parameter in parameters:
+            parameter.grad = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW with the stage's groups."""
@@ -127,6 +227,10 @@ class TokenizerModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """The learning rate is a pure function of the run's own step counter."""
+        if self.between_steps:
+            sharded = parallel.is_sharded(self.tokenizer)
+            self._tally = Tally(() if sharded else [p for p in self.tokenizer.parameters() if p.requires_grad])
+        self.between_steps = False
         value = learning_rate(self.stage.optimizer, self.trained, self.stage.steps)
         set_lr(cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False)), value)
         self.log_dict({"lr": value, "step": float(self.total_trained)})  # "step" becomes the x-axis of the log
@@ -137,6 +241,7 @@ class TokenizerModule(pl.LightningModule):
         self.trained += 1
         self._ramp_rope()
         self.ema.update(self.tokenizer, self.total_trained)
+        self.between_steps = True
 
     def _ramp_rope(self) -> None:
         """The encoder's RoPE scale of the next step: a pure function of the steps trained, so that resuming is exact.
@@ -166,4 +271,6 @@ def unpatchify(model: Tokenizer, batch: Batch, patches: TokenSet, *, use_head: b
 def _named(samples: list[Sample], batch: Batch) -> list[Sample]:
     for sample, key in zip(samples, batch.keys, strict=True):
         sample.key = key
+    for sample, caption, label in zip(samples, batch.captions, batch.labels, strict=False):
+        sample.caption, sample.label = caption, label
     return samples

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tok4d.config.schema import OptimizerConfig
 from tok4d.errors import ConfigError
+from tok4d.training.parallel import like, local
 
 # Projections into and out of the token stream. A linear start (`init: linear`) lives in them.
 ENDS = ("encoder.input_layer", "proj.", "decoder.input_layer", "decoder.out_layer")
@@ -63,6 +64,8 @@ def set_lr(optimizer: torch.optim.Optimizer, value: float) -> None:
 class AveragedWeights:
     """Exponential moving average of a model's parameters; what is evaluated and saved as the model.
 
+    Of a sharded model every process averages its own shards.
+
     The decay is min(decay, (1 + t) / (10 + t)), so that a short run does not average in its start.
     """
 
@@ -74,17 +77,23 @@ class AveragedWeights:
         """Move to a device."""
         self.values = {name: value.to(device) for name, value in self.values.items()}
 
+    def shard_like(self, model: nn.Module) -> None:
+        """Keep of every average only this process's part, as the model does."""
+        self.values = {name: like(self.values[name], parameter) for name, parameter in model.named_parameters()}
+
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Average in the parameters after step `step` (counted from 1 over the whole run)."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         names, params = zip(*model.named_parameters(), strict=True)
-        torch._foreach_lerp_([self.values[name] for name in names], [p.detach() for p in params], weight)
+        averages, current = [local(self.values[name]) for name in names], [local(p.detach()) for p in params]
+        torch._foreach_lerp_(averages, current, weight)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
         """Exchange the model's parameters with the averages; call again to undo."""
         for name, parameter in model.named_parameters():
-            held = parameter.detach().clone()
-            parameter.copy_(self.values[name])
-            self.values[name].copy_(held)
+            mine, average = local(parameter), local(self.values[name])
+            held = mine.clone()
+            mine.copy_(average)
+            average.copy_(held)

@@ -5,6 +5,7 @@ RUN/manifest.json     versions of everything that could change a number
 RUN/checkpoints/      see `checkpoint`
 RUN/logs/             TensorBoard
 RUN/results.json      validation metrics, step by step
+RUN/losses.jsonl      losses of every step
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,28 +25,27 @@ import yaml
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from tok4d.config.loader import read_yaml, to_mapping
+from tok4d.config.loader import to_mapping
 from tok4d.config.schema import Curriculum, StageConfig
-from tok4d.data.batches import StageBatches
-from tok4d.errors import ConfigError, DataError
+from tok4d.errors import DataError
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.training import checkpoint
 from tok4d.training.callbacks import Meter, SaveCheckpoints, Validate
 from tok4d.training.check import check_curriculum
 from tok4d.training.data import StageData
-from tok4d.training.evaluate import Scores, measure_latents
+from tok4d.training.evaluate import Scores
+from tok4d.training.grow import Learned, begin_stage
+from tok4d.training.latents import LatentStatistics
 from tok4d.training.manifest import manifest
 from tok4d.training.module import TokenizerModule
 from tok4d.training.optim import AveragedWeights
+from tok4d.training.parallel import is_first, is_sharded, prepare_blocks, processes, strategy_of
+from tok4d.training.record import RecordLosses, cut_losses
+from tok4d.training.resume import last_checkpoint, read_results, refuse_existing
 from tok4d.training.start import fresh_model
 from tok4d.weights.folder import write_text
-from tok4d.weights.growth import repeat_first_frame
 
 log = logging.getLogger(__name__)
-
-# What may differ between a run and its continuation: nothing here changes a weight.
-FREE_ON_RESUME = ("workers", "checkpoint_every", "log_every", "validate_every", "max_bad")
-LATENT_BATCHES = 8
 
 
 @dataclass
@@ -58,6 +58,7 @@ class Result:
     tokens_per_second: float = 0.0
     waiting_share: float = 0.0
     bad_files: int = 0
+    skipped: int = 0
 
 
 @dataclass
@@ -71,6 +72,22 @@ class _Progress:
     start: int = 0
     total: int = 0
     bad: int = 0
+    skipped: int = 0
+    next_starts: dict[str, list[int]] = field(default_factory=dict)
+
+    def grow(self, curriculum: Curriculum, name: str) -> None:
+        """What a stage changes in the model before its first step."""
+        grown = begin_stage(curriculum, name, Learned(self.model, self.ema, self.moments))
+        self.model, self.ema, self.moments = grown.model, grown.ema, grown.moments
+
+    def carry_over(self, module: TokenizerModule, optimizer: torch.optim.Optimizer, bad: int, out: Path) -> None:
+        """Take what a finished stage leaves; a sharded model is whole again only in the checkpoint just written."""
+        self.total, self.bad, self.skipped = module.total_trained, bad, module.skipped
+        if is_sharded(module):
+            found = checkpoint.load((out / "checkpoints" / "last").resolve())
+            self.model, self.ema, self.moments = found.model, found.ema, found.moments
+        else:
+            self.ema, self.moments = module.ema, checkpoint.moments(module.tokenizer, optimizer)
 
 
 def train(
@@ -95,23 +112,30 @@ def train(
     """
     resuming = resume and (out / "checkpoints" / "last").exists()
     check_curriculum(curriculum, fresh=not resuming)
-    progress = _resume(curriculum, out) if resuming else None
+    progress = _resumed(curriculum, out) if resuming else None
     if progress is None:
-        _refuse_existing(out, resume)
+        refuse_existing(out, resume)
         progress = _Progress(fresh_model(curriculum))
+    result = Result(progress.model, out, read_results(out, progress.total))
+    if is_first():
+        _describe(curriculum, out, progress.total)
+    for name in curriculum.order[progress.first_stage :]:
+        if progress.start < curriculum.stages[name].steps:
+            _fit(curriculum, name, out, progress, result, callbacks)
+        progress.start, progress.next_starts = 0, {}
+    result.model = Tokenizer.from_pretrained(out / "checkpoints" / "last")
+    return result
+
+
+def _describe(curriculum: Curriculum, out: Path, total: int) -> None:
+    """Make the run folder and write what is known before training."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "curriculum.yaml", yaml.safe_dump(to_mapping(curriculum), sort_keys=False))
         write_text(out / "manifest.json", json.dumps(manifest(), indent=1))
+        cut_losses(out, total)
     except OSError as error:
         raise DataError(out, f"a run cannot be written here: {error.strerror or error}") from error
-    result = Result(progress.model, out, _read_results(out, progress.total))
-    for name in curriculum.order[progress.first_stage :]:
-        if progress.start < curriculum.stages[name].steps:
-            _fit(curriculum, name, out, progress, result, callbacks)
-        progress.start = 0
-    result.model = Tokenizer.from_pretrained(out / "checkpoints" / "last")
-    return result
 
 
 def _fit(
@@ -123,12 +147,24 @@ def _fit(
     extra: Callable[[str, int, int], list[pl.Callback]],
 ) -> None:
     stage = curriculum.stages[name]
-    model = progress.model.train()
     if progress.start == 0:
-        _grow(stage, model, progress.ema)
-    module = TokenizerModule(model, stage, progress.start, progress.total - progress.start, progress.ema)
-    inputs = model.config.inputs
-    data = StageData(stage, name, curriculum.seed, model.patch_size, progress.start, curriculum.workers, inputs)
+        progress.grow(curriculum, name)
+    model = progress.model.train()
+    prepare_blocks(model, recompute=curriculum.checkpoint_activations, compiled=curriculum.compile)
+    tolerated = curriculum.max_nan if curriculum.on_nan == "skip" else None
+    done = progress.total - progress.start
+    module = TokenizerModule(model, stage, progress.start, done, progress.ema, tolerated, progress.skipped)
+    module.next_starts = dict(progress.next_starts)
+    data = StageData(
+        stage,
+        name,
+        curriculum.seed,
+        model.patch_size,
+        progress.start,
+        curriculum.workers,
+        model.config.inputs,
+        progress.next_starts,
+    )
     meter = Meter(curriculum.max_bad, progress.bad)
 
     def report(step: int, scores: Scores) -> None:
@@ -136,34 +172,26 @@ def _fit(
         write_text(out / "results.json", json.dumps(result.validation, indent=1))
 
     trainer = make_trainer(curriculum, stage, out)
+    saving = SaveCheckpoints(
+        out / "checkpoints", name, curriculum.seed, curriculum.checkpoint_every, meter, curriculum.asynchronous
+    )
     trainer.callbacks.extend(  # type: ignore[attr-defined]
         [
             _Restore(progress.moments),
             meter,
+            RecordLosses(out, name),
             *extra(name, progress.start, stage.steps),
             Validate(curriculum, name, report),
-            _LatentStatistics(curriculum, name),
-            SaveCheckpoints(out / "checkpoints", name, curriculum.seed, curriculum.checkpoint_every, meter),
+            LatentStatistics(curriculum, name),
+            saving,
         ]
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on worker counts and deprecations inside the trainer
         _uninterrupted(trainer, module, data)
-    optimizer = trainer.optimizers[0]
-    progress.moments = checkpoint.moments(model, optimizer)
-    progress.ema, progress.total, progress.bad = module.ema, module.total_trained, meter.bad
+    progress.carry_over(module, trainer.optimizers[0], meter.bad, out)
     result.tokens_per_second, result.waiting_share = meter.rate, meter.waiting_share
-    result.bad_files = meter.bad
-
-
-def _grow(stage: StageConfig, model: Tokenizer, ema: AveragedWeights | None) -> None:
-    """What the stage changes in the model before its first step, in the weights and in their averages alike."""
-    if stage.repeat_first_frame:
-        repeat_first_frame(model)
-        if ema is not None:
-            ema.swap(model)
-            repeat_first_frame(model)
-            ema.swap(model)
+    result.bad_files, result.skipped = meter.bad, module.skipped
 
 
 def _uninterrupted(trainer: pl.Trainer, module: TokenizerModule, data: StageData) -> None:
@@ -185,9 +213,12 @@ def make_trainer(curriculum: Curriculum, stage: StageConfig, out: Path) -> pl.Tr
         logging.getLogger(name).setLevel(logging.ERROR)
     return pl.Trainer(
         max_epochs=1,
-        accelerator="auto",
-        devices=1,
+        accelerator=curriculum.accelerator,
+        devices=curriculum.devices,
+        num_nodes=curriculum.nodes,
+        strategy=strategy_of(curriculum),
         precision="bf16-mixed" if curriculum.precision == "bf16" else "32-true",
+        accumulate_grad_batches=stage.parts,
         gradient_clip_val=stage.optimizer.clip,
         logger=TensorBoardLogger(out, name="logs", version=""),
         log_every_n_steps=curriculum.log_every,
@@ -209,36 +240,10 @@ class _Restore(pl.Callback):
         checkpoint.restore_moments(pl_module.tokenizer, trainer.optimizers[0], self.moments)
 
 
-class _LatentStatistics(pl.Callback):
-    """Per-channel mean and deviation of the latents, measured on the stage's first batches when it ends."""
-
-    def __init__(self, curriculum: Curriculum, name: str) -> None:
-        self.curriculum, self.name = curriculum, name
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        assert isinstance(pl_module, TokenizerModule)
-        stage = self.curriculum.stages[self.name]
-        if pl_module.trained < stage.steps:
-            return
-        model = pl_module.tokenizer
-        batches = StageBatches(stage, self.name, self.curriculum.seed, model.patch_size, inputs=model.config.inputs)
-        pl_module.ema.swap(pl_module.tokenizer)
-        chosen = (batches[step].to(pl_module.device) for step in range(min(LATENT_BATCHES, stage.steps)))
-        measure_latents(pl_module.tokenizer, chosen)
-        pl_module.ema.swap(pl_module.tokenizer)
-
-
-def _resume(curriculum: Curriculum, out: Path) -> _Progress:
-    """Read the newest checkpoint and check that it belongs to this curriculum."""
-    _refuse_other(curriculum, out / "curriculum.yaml")
-    found = checkpoint.load((out / "checkpoints" / "last").resolve())
+def _resumed(curriculum: Curriculum, out: Path) -> _Progress:
+    """Where the newest checkpoint stands."""
+    found = last_checkpoint(curriculum, out, processes(curriculum))
     state = found.state
-    if state.threads != torch.get_num_threads():
-        log.warning(
-            "resuming with %d threads, not %d as before: sums round differently, so weights will not be the same bits",
-            torch.get_num_threads(),
-            state.threads,
-        )
     return _Progress(
         model=found.model,
         ema=found.ema,
@@ -247,40 +252,6 @@ def _resume(curriculum: Curriculum, out: Path) -> _Progress:
         start=state.step,
         total=state.total,
         bad=state.bad_files,
+        skipped=state.skipped,
+        next_starts=state.next_starts,
     )
-
-
-def _refuse_other(curriculum: Curriculum, path: Path) -> None:
-    saved, given = _flat(read_yaml(path)), _flat(to_mapping(curriculum))
-    differ = sorted(key for key in {**saved, **given} if key not in FREE_ON_RESUME and given.get(key) != saved.get(key))
-    if differ:
-        raise ConfigError(
-            f"{path.parent} was trained with another configuration (differs in: {', '.join(differ)}); "
-            "resume it with the one in its curriculum.yaml, or choose another folder"
-        )
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _refuse_existing(out: Path, resume: bool) -> None:
-    if (out / "checkpoints").exists() and any((out / "checkpoints").glob("*/training/state.json")) and not resume:
-        raise ConfigError(f"{out} already holds a run; add --resume to continue it, or choose another folder")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is not a folder")
-
-
-def _read_results(out: Path, total: int) -> list[dict[str, Any]]:
-    """Validation of the steps up to a checkpoint; later ones belong to a part that is trained again."""
-    path = out / "results.json"
-    if not path.is_file() or not total:
-        return []
-    return [row for row in json.loads(path.read_text()) if row["step"] <= total]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from tok4d.config.loader import load_preset
 from tok4d.config.schema import Curriculum, TaskConfig
@@ -41,13 +42,18 @@ def fresh_model(curriculum: Curriculum) -> Tokenizer:
 
 
 def fit_pca(task: TaskConfig, patch_size: PatchSize, samples: int, seed: int) -> PatchPCA:
-    """PCA of the patches of up to `samples` training samples, unaugmented, and at most 100,000 patches.
+    """PCA of `sample_patches`."""
+    return PatchPCA.fit(sample_patches(task, patch_size, samples, seed))
+
+
+def sample_patches(task: TaskConfig, patch_size: PatchSize, samples: int, seed: int) -> Tensor:
+    """Patches of up to `samples` training samples, unaugmented, at most 100,000: `[N, channels in use]`.
 
     Raises:
         DataError: when no sample can be read.
     """
     source = build_source(task)
-    chosen: list[torch.Tensor] = []
+    chosen: list[Tensor] = []
     total = 0
     for position in range(min(samples, len(source))):
         try:
@@ -62,4 +68,4 @@ def fit_pca(task: TaskConfig, patch_size: PatchSize, samples: int, seed: int) ->
     if not chosen:
         raise DataError(task.source, "no training sample could be read for the linear start")
     used = max(patches.shape[1] for patches in chosen)  # samples of one source may fill patches differently
-    return PatchPCA.fit(torch.cat([F.pad(p, (0, used - p.shape[1])) for p in chosen])[:MAX_PATCHES])
+    return torch.cat([F.pad(p, (0, used - p.shape[1])) for p in chosen])[:MAX_PATCHES]
