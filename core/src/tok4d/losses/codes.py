@@ -103,7 +103,8 @@ class CodeStatistics:
     def entropy(self) -> Tensor:
         """Entropy of the codes in bits, `[G]` float64 in [0, log2 V]; the plug-in estimate, low for few tokens."""
         shares = self.counts.double() / max(1, self.tokens)
-        return torch.special.entr(shares).sum(1) / log(2)
+        bits: Tensor = torch.special.entr(shares).sum(1) / log(2)
+        return bits
 
     @property
     def perplexity(self) -> Tensor:

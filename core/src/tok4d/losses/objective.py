@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tok4d.errors import ConfigError
+from tok4d.losses.shared import sharing
 from tok4d.modality import Sample
 from tok4d.model.bottleneck import Encoded
 from tok4d.plugins.registry import lookup
@@ -84,7 +85,8 @@ class Objective(nn.Module):
 
     def forward(self, target: Sequence[Sample], reconstruction: Sequence[Sample], encoded: Encoded) -> Loss:
         """The loss of one batch."""
-        terms = {name: term(target, reconstruction, encoded).mean() for name, term in self.terms.items()}
+        with sharing():  # pictures and features that several terms want
+            terms = {name: term(target, reconstruction, encoded).mean() for name, term in self.terms.items()}
         weighted = [self.weights[name] * value for name, value in terms.items()]
         total = torch.stack(weighted).sum()
         return Loss(total, {name: value.detach() for name, value in terms.items()})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import exp, inf
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from tok4d.errors import ConfigError
 from tok4d.losses.objective import Objective, Term
+from tok4d.losses.structural import MSSSIMLoss
 from tok4d.modality import Sample
 from tok4d.model.bottleneck import Encoded
 from tok4d_mesh3d.renders import render
@@ -30,6 +32,7 @@ class Render(Term):
         views: how many of the target's pictures to draw, evenly spaced among them; None: all.
         l1: weight of the mean absolute error, in units of [-1, 1].
         ssim: weight of 1 - SSIM, of pictures at least 11 pixels wide and high.
+        ms_ssim: weight of 1 - MS-SSIM; the paper's loss is `{l1: 1, ssim: 0, ms_ssim: 0.2, pictures: {lpips: 0.2}}`.
         mask: weight of the mean absolute error of the coverage, in [0, 1].
         optional: samples without Gaussians or pictures cost nothing, instead of being refused.
         pictures: further terms by their registered names, `{lpips: 0.2}`: each gets every view as a sample with the
@@ -44,8 +47,9 @@ class Render(Term):
         views: int | None = 4,
         l1: float = 1.0,
         ssim: float = 0.2,
+        ms_ssim: float = 0.0,
         mask: float = 0.0,
-        pictures: Mapping[str, float] | None = None,
+        pictures: Mapping[str, Any] | None = None,
         optional: bool = False,
     ) -> None:
         super().__init__()
@@ -53,10 +57,11 @@ class Render(Term):
         if views is not None and (isinstance(views, bool) or not isinstance(views, int) or views < 1):
             raise ConfigError(f"losses.render.views must be a whole number of at least 1, got {views!r}")
         self.views = views
-        self.weights = {"l1": l1, "ssim": ssim, "mask": mask}
+        self.weights = {"l1": l1, "ssim": ssim, "ms_ssim": ms_ssim, "mask": mask}
         for name, weight in self.weights.items():
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < inf:
                 raise ConfigError(f"losses.render.{name} must be a weight >= 0, got {weight!r}")
+        self.ms_ssim = MSSSIMLoss()
         self.others = Objective.from_config(pictures) if pictures else None
         if not any(self.weights.values()) and self.others is None:
             raise ConfigError("losses.render has no weight above 0; the default is {l1: 1, ssim: 0.2}")
@@ -77,6 +82,8 @@ class Render(Term):
             total = total + self.weights["l1"] * (drawn.images - drawn.wanted).abs().mean()
         if self.weights["ssim"]:
             total = total + self.weights["ssim"] * (1 - ssim(drawn.images, drawn.wanted).mean())
+        if self.weights["ms_ssim"]:
+            total = total + self.weights["ms_ssim"] * self.ms_ssim(drawn.images, drawn.wanted).mean()
         if self.weights["mask"]:
             total = total + self.weights["mask"] * (drawn.alphas - drawn.masks).abs().mean()
         if self.others is not None:
