@@ -1,17 +1,18 @@
 """How a codebook is used: share of codes seen and entropy, at a stated number of tokens.
 
-T = tokens, G = groups of a code.
+T = tokens, G = groups of a code, S = tokens kept of a sample, n = samples.
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tok4d.errors import Tok4dError
+
+EXACT = 1 << 24  # float32 holds whole numbers up to here
+NOTHING = -1.0
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class GroupUse:
 
     Attributes:
         seen: different codes among the tokens.
-        bits: entropy of their frequencies; 2^bits is the perplexity.
+        bits: entropy of their frequencies.
     """
 
     seen: int
@@ -33,10 +34,13 @@ class GroupUse:
 
 
 def code_use(indices: np.ndarray) -> list[GroupUse]:
-    """Use of every group by codes `[T, G]`, T > 0.
+    """Use of every group by codes `[T, G]`, T > 0; the same for any order of tokens.
 
     The entropy is that of the frequencies seen, which is too low where there are not many times more tokens than
     codes, and grows with T: compare only at the same T.
+
+    Raises:
+        Tok4dError: for no tokens.
     """
     if indices.ndim != 2 or not len(indices):
         raise Tok4dError(f"codes must be [T, G] of at least one token, got {list(indices.shape)}")
@@ -48,31 +52,25 @@ def code_use(indices: np.ndarray) -> list[GroupUse]:
     return found
 
 
-def pack(indices: np.ndarray) -> str:
-    """Codes `[T, G]` of one sample as text for a column: `G:base64 of int32`, little-endian, in the order of tokens."""
-    return f"{indices.shape[1]}:{base64.b64encode(np.ascontiguousarray(indices, dtype='<i4').tobytes()).decode()}"
+def as_row(indices: np.ndarray, tokens: int) -> np.ndarray:
+    """Codes `[T, G]` of one sample as a row `[tokens * G]` float32: S = min(T, tokens) of them, evenly spaced.
 
-
-def unpack(text: str) -> np.ndarray:
-    """Inverse of `pack`: `[T, G]` int32."""
-    groups, _, packed = text.partition(":")
-    return np.frombuffer(base64.b64decode(packed), dtype="<i4").reshape(-1, int(groups))
-
-
-def first_codes(texts: Iterable[Sequence[str] | np.ndarray], tokens: int) -> np.ndarray:
-    """The first `tokens` codes of packed samples, `[T, G]`; fewer where there are fewer, `[0, 0]` for none.
+    What is left of the row holds -1.
 
     Raises:
-        Tok4dError: when samples have unequal numbers of groups.
+        Tok4dError: for a code that float32 cannot hold exactly.
     """
-    parts: list[np.ndarray] = []
-    found = 0
-    for text in (str(one) for several in texts for one in several):
-        codes = unpack(text)
-        if parts and codes.shape[1] != parts[0].shape[1]:
-            raise Tok4dError(f"samples have codes of {parts[0].shape[1]} and of {codes.shape[1]} groups")
-        parts.append(codes[: tokens - found])
-        found += len(parts[-1])
-        if found >= tokens:
-            break
-    return np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.int32)
+    if indices.size and int(indices.max()) >= EXACT:
+        raise Tok4dError(f"code {int(indices.max())} is beyond {EXACT - 1}, the largest that a column holds exactly")
+    chosen = indices
+    if len(indices) > tokens:
+        chosen = indices[(np.arange(tokens) * len(indices)) // tokens]
+    row = np.full((tokens, indices.shape[1]), NOTHING, dtype=np.float32)
+    row[: len(chosen)] = chosen
+    return row.ravel()
+
+
+def from_rows(rows: np.ndarray, groups: int) -> np.ndarray:
+    """The codes of rows `[n, S * G]` in their order, `[T, G]` int64."""
+    tokens = rows.reshape(-1, groups)
+    return tokens[tokens[:, 0] != NOTHING].astype(np.int64)
