@@ -92,7 +92,11 @@ class Prepare:
 
     def protocol(self) -> dict[str, Any]:
         """What enters a fingerprint."""
-        rules = {"resizer": "pillow" if self.antialias else "torch", "proportion": "floor", "range": "8 bits in [-1, 1]"}
+        rules = {
+            "resizer": "pillow" if self.antialias else "torch",
+            "proportion": "floor",
+            "range": "8 bits in [-1, 1]",
+        }
         return asdict(self) | rules
 
     @property

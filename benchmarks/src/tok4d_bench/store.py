@@ -36,12 +36,12 @@ class Part(NamedTuple):
 
     Attributes:
         columns: `[n, ...]` each.
-        index: of every row in the data set, int64 `[n]`.
+        rows: index of every row in the data set, int64 `[n]`.
         bad: (index, reason) of samples that could not be used.
     """
 
     columns: Columns
-    index: np.ndarray
+    rows: np.ndarray
     bad: tuple[tuple[int, str], ...]
 
 
@@ -79,15 +79,15 @@ class Store:
             DataError: when it cannot be written.
         """
         bad = json.dumps([item for part in parts for item in part.bad])
-        arrays = {INDEX: np.concatenate([part.index for part in parts]), BAD: np.array(bad)}
-        filled = [part for part in parts if len(part.index)]
+        arrays = {INDEX: np.concatenate([part.rows for part in parts]), BAD: np.array(bad)}
+        filled = [part for part in parts if len(part.rows)]
         for name in filled[0].columns if filled else ():
             arrays[name] = np.concatenate([part.columns[name] for part in filled])
         path = self.path(first, last)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(path) as partial, partial.open("wb") as stream:
-                np.savez(stream, allow_pickle=False, **arrays)
+                np.savez(stream, **arrays)  # type: ignore[arg-type]
         except OSError as error:
             raise DataError(path, f"cannot be written ({error.strerror or error})") from error
 
@@ -119,9 +119,9 @@ class Store:
 
 def _after(part: Part, start: int) -> Part:
     """Samples from index `start` on."""
-    keep = part.index >= start
+    keep = part.rows >= start
     columns = {name: values[keep] for name, values in part.columns.items()}
-    return Part(columns, part.index[keep], tuple(item for item in part.bad if item[0] >= start))
+    return Part(columns, part.rows[keep], tuple(item for item in part.bad if item[0] >= start))
 
 
 class Writer:
@@ -164,7 +164,7 @@ class StoreReader(ChunkReader):
 
     def __init__(self, stores: Sequence[Store]) -> None:
         self.stores = list(stores)
-        self._indices = np.concatenate([np.zeros(0, np.int64), *(part.index for part in self.stores[0].parts())])
+        self._indices = np.concatenate([np.zeros(0, np.int64), *(part.rows for part in self.stores[0].parts())])
         self.n = len(self._indices)
 
     def indices(self) -> np.ndarray:
@@ -193,10 +193,10 @@ def _pieces(store: Store, names: Sequence[str]) -> Iterator[Columns]:
     rows = 0
     for part in store.parts():
         chosen = {name: values for name, values in part.columns.items() if not names or name in names}
-        if not chosen or not len(part.index):
+        if not chosen or not len(part.rows):
             continue
         kept.append(chosen)
-        rows += len(part.index)
+        rows += len(part.rows)
         while rows >= PIECE:
             joined = _joined(kept)
             yield {name: values[:PIECE] for name, values in joined.items()}

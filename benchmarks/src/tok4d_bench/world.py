@@ -7,7 +7,7 @@ all. A process learns its place from torchrun's variables, Lightning's, or those
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from tok4d.errors import ConfigError
@@ -79,7 +79,7 @@ def set_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
-def announce_threads(environ: dict[str, str], count: int) -> None:
+def announce_threads(environ: MutableMapping[str, str], count: int) -> None:
     """The same for libraries that load later, or in another process."""
     for name in THREAD_VARIABLES:
         environ[name] = str(count)

@@ -1,0 +1,1 @@
+"""`tok4d bench`: one file a command."""

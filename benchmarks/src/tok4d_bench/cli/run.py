@@ -1,0 +1,144 @@
+"""`tok4d bench run`: a suite on models and baselines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from tok4d.cli.console import emit, note, progress, table
+from tok4d.errors import ConfigError, Tok4dError
+from tok4d_bench.cli.options import DATA, JSON, LIMIT, SUITE, TASKS, check_names, parse_folders, split_names
+from tok4d_bench.world import World, announce_threads
+
+if TYPE_CHECKING:
+    from tok4d_bench.results import Document
+    from tok4d_bench.runner import Work
+
+
+def run(
+    suite: str = SUITE,
+    model: list[str] = typer.Option(
+        ..., "-m", "--model", help="A model folder, or a baseline KIND[:SOURCE][,option=value]; several are allowed."
+    ),
+    out: Path = typer.Option(..., "-o", "--out", help="Results go to OUT/SUITE/SUBJECT/; what is there is not redone."),
+    data: list[str] = DATA,
+    tasks: str = TASKS,
+    limit: int = LIMIT,
+    batch_size: int = typer.Option(0, "--batch-size", min=0, help="Samples read ahead; changes no figure."),
+    workers: int = typer.Option(1, "--workers", min=0, help="Threads that read; changes no figure."),
+    processes: int = typer.Option(1, "--processes", min=1, help="Processes that share the work; changes no figure."),
+    threads: int = typer.Option(1, "--threads", min=1, help="Of torch and BLAS in each process; part of the protocol."),
+    seed: int = typer.Option(0, "--seed", help="Of subjects that draw at random."),
+    device: str = typer.Option("cpu", "--device", help="cpu, cuda, or auto."),
+    dtype: str = typer.Option("float32", "--dtype", help="Precision of networks: float32 or bf16."),
+    as_json: bool = JSON,
+) -> None:
+    """Run a suite and write results.json and values per sample; stopped at any moment, the same command goes on.
+
+    Exit code 0 when parts had to be skipped (stderr says which, and how to get them), 1 when nothing could run, when
+    files could not be used, or on an error. Under torchrun or Lightning's launcher processes share the work.
+    """
+    announce_threads(os.environ, threads)  # before numpy and torch load: their pools are made once
+    world = World.from_environment()
+    if processes > 1 and world.size > 1:
+        raise ConfigError(
+            f"--processes {processes} under a launcher of {world.size} processes; leave it to the launcher"
+        )
+    arguments = _arguments(locals())
+    from tok4d_bench.planning import Settings
+    from tok4d_bench.runner import Work
+
+    if world.size == 1 and processes > 1:
+        world = World(0, processes)
+    settings = Settings(threads, seed, device)
+    folders = parse_folders(data)
+    work = Work(out, folders, split_names(tasks), limit, batch_size, workers, settings, world, report=note)
+    with _others(arguments, processes, threads) as work.alive:
+        documents = _run(suite, model, dtype, work, as_json)
+    if world.rank == 0:
+        emit([document.as_dict() for document in documents], as_json, lambda: _render(documents))
+        _leave(documents)
+
+
+def _run(suite_name: str, models: Sequence[str], dtype: str, work: Work, as_json: bool) -> list[Document]:
+    from tok4d_bench.data.build import data_name
+    from tok4d_bench.runner import run_suite
+    from tok4d_bench.subjects import load_subject
+    from tok4d_bench.suite import load_suite, select
+
+    suite = load_suite(suite_name)
+    check_names(dict(work.folders), [data_name(spec) for spec in suite.tasks.values()])
+    select(suite, list(work.tasks))
+    documents = []
+    for model in models:
+        subject = load_subject(model, work.settings.device, dtype)
+        work.report(f"{suite.name} of {subject.name}")
+        with progress(None, subject.name, as_json or work.world.rank > 0) as work.advance:
+            if (document := run_suite(suite, subject, work)) is not None:
+                documents.append(document)
+    return documents
+
+
+def _arguments(values: dict[str, Any]) -> list[str]:
+    """The command line of the other processes: as this one's, without --processes."""
+    found = ["bench", "run", values["suite"], "-o", str(values["out"]), "--json"]
+    found += [part for model in values["model"] for part in ("-m", model)]
+    found += [part for pair in values["data"] for part in ("--data", pair)]
+    for name in ("tasks", "limit", "batch_size", "workers", "threads", "seed", "device", "dtype"):
+        found += [f"--{name.replace('_', '-')}", str(values[name])]
+    return found
+
+
+@contextmanager
+def _others(arguments: list[str], processes: int, threads: int) -> Iterator[Any]:
+    """Start the other processes; yields a check that they are alive, and ends them when the work ends before them."""
+    environ = dict(os.environ)
+    announce_threads(environ, threads)
+    command = [sys.executable, "-m", "tok4d.cli.main", *arguments]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def alive() -> None:
+        for number, process in enumerate(started, 1):
+            if process.poll():
+                raise Tok4dError(f"process {number} of {processes} ended with exit code {process.returncode}")
+
+    try:
+        for rank in range(1, processes):
+            own = {**environ, "RANK": str(rank), "WORLD_SIZE": str(processes)}
+            started.append(subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL))
+        yield alive
+        for process in started:
+            process.wait()
+        alive()
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def _render(documents: Sequence[Document]) -> None:
+    for document in documents:
+        rows = [(r.task, r.metric, r.value, r.stderr, r.n, r.unit, r.note) for r in document.results]
+        typer.echo(f"{document.suite.name} of {document.subject.name}")
+        table(("task", "metric", "value", "stderr", "n", "unit", "note"), rows, fold=("note",))
+
+
+def _leave(documents: Sequence[Document]) -> None:
+    """Say what is missing, and choose the exit code."""
+    for document in documents:
+        for item in document.skipped:
+            fix = f"; {item['fix']}" if item["fix"] else ""
+            note(f"skipped {document.subject.name}: {item['task']}: {item['what']}: {item['why']}{fix}")
+        for item in document.bad:
+            note(f"left out of {item['task']}: {item['key']}: {item['reason']}")
+    failed = any(document.bad or not document.results for document in documents)
+    if failed:
+        raise typer.Exit(1)

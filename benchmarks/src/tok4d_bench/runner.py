@@ -1,0 +1,187 @@
+"""Running a suite: groups into columns, columns into figures. It goes on wherever an earlier run ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from tok4d.errors import Tok4dError
+from tok4d_bench.contracts import Subject, Suite, UnsuitedError
+from tok4d_bench.groups import read_groups
+from tok4d_bench.planning import TEXT_KINDS, Plan, Settings, Slot, make_plan
+from tok4d_bench.results import Document, subject_folder, write_samples
+from tok4d_bench.store import Store, Writer
+from tok4d_bench.suite import select
+from tok4d_bench.working import Worker
+from tok4d_bench.world import World, set_threads
+
+IDLE_SECONDS = 3600.0  # without a new file, after which rank 0 no longer waits for the others
+_POLL = 0.2
+_Missing = dict[int, set[int]]  # groups that a store lacks, by its id
+
+
+@dataclass
+class Work:
+    """What a run is asked for besides suite and subject.
+
+    Attributes:
+        out: folder of all results.
+        folders: where data sets lie, by name.
+        tasks: names of the tasks to run; empty: all.
+        limit: at most that many samples of every data set; 0: all.
+        batch_size: samples read ahead; no figure depends on it.
+        workers: threads that read; no figure depends on it.
+        settings: what figures do depend on.
+        world: this process among those that share the run.
+        alive: called while rank 0 waits for others; raises when one of them has ended.
+        report: receives lines for people.
+        advance: receives groups done.
+    """
+
+    out: Path
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    tasks: Sequence[str] = ()
+    limit: int = 0
+    batch_size: int = 0
+    workers: int = 1
+    settings: Settings = field(default_factory=Settings)
+    world: World = field(default_factory=World)
+    alive: Callable[[], None] = lambda: None
+    report: Callable[[str], None] = lambda text: None
+    advance: Callable[[float], None] = lambda groups: None
+
+
+def run_suite(suite: Suite, subject: Subject, work: Work) -> Document | None:
+    """Run a suite on a subject.
+
+    Returns:
+        What was found, which is also in `OUT/SUITE/SUBJECT/results.json`; None in processes other than rank 0.
+
+    Raises:
+        Tok4dError: when a sample makes the subject or a measure fail: what was done until then stays.
+    """
+    set_threads(work.settings.threads)
+    began = time.monotonic()
+    folder = subject_folder(work.out / suite.name, subject)
+    document = Document(suite, subject, work.settings)
+    for name, spec in select(suite, list(work.tasks)).items():
+        plan = make_plan(name, spec, subject, folder / name, work.folders, work.settings, work.limit)
+        _fill(plan, subject, work)
+        if work.world.rank == 0:
+            _wait(plan, work)
+            _finish(plan, subject, folder / name, document)
+    if work.world.rank:
+        return None
+    document.seconds = time.monotonic() - began
+    document.write(folder / "results.json")
+    return document
+
+
+def _fill(plan: Plan, subject: Subject, work: Work) -> None:
+    """Work on this process's groups of a task until all their columns are there."""
+    if plan.data is None or not plan.slots:
+        return
+    _check_texts(plan, subject)
+    _try_first(plan, subject, work)
+    missing: _Missing = {id(store): set(range(plan.groups)) - store.groups() for store in _stores(plan.slots)}
+    numbers = [n for n in range(plan.groups) if work.world.owns(n) and any(n in lacks for lacks in missing.values())]
+    if not numbers:
+        return
+    work.report(f"{plan.name}: {len(numbers)} of {plan.groups} groups of {plan.spec.inner_batch} samples to do")
+    groups = read_groups(plan.data, numbers, plan.spec.inner_batch, work.batch_size, work.workers)
+    with ExitStack() as stack:
+        writers = {id(store): stack.enter_context(Writer(store)) for store in _stores(plan.slots)}
+        for group in stack.enter_context(closing(groups)):
+            worker = Worker(group, plan.data, subject, work.settings)
+            for slot in plan.slots:
+                for store in _stores([slot]):
+                    if group.number in missing[id(store)]:
+                        writers[id(store)].add(group.number, worker.part(slot, store))
+            work.advance(1)
+
+
+def _stores(slots: Sequence[Slot]) -> list[Store]:
+    found = [store for slot in slots for store in (slot.store, slot.reference)]
+    return [store for store in found if store is not None]
+
+
+def _check_texts(plan: Plan, subject: Subject) -> None:
+    """Leave out what needs texts of a subject that embeds none, before hours are spent on pictures."""
+    if plan.spec.kind in TEXT_KINDS:
+        try:
+            with torch.no_grad():
+                subject.embed_texts(["a photo"])
+        except (Tok4dError, NotImplementedError) as error:
+            plan.skip(plan.spec.kind, str(error))
+            plan.slots = []
+
+
+def _try_first(plan: Plan, subject: Subject, work: Work) -> None:
+    """Leave out measures that cannot work on the first group: every process finds the same, before hours are spent.
+
+    It also warms up what is timed afterwards.
+    """
+    assert plan.data is not None
+    untried = [slot for slot in plan.slots if any(_untried(slot, store, plan.groups) for store in _stores([slot]))]
+    if not untried:
+        return
+    (group,) = read_groups(plan.data, [0], plan.spec.inner_batch, workers=0)
+    worker = Worker(group, plan.data, subject, work.settings)
+    for slot in untried:
+        try:
+            parts = {id(store): worker.part(slot, store) for store in _stores([slot])}
+        except (UnsuitedError, NotImplementedError) as error:
+            plan.skip(slot.label, str(error))
+            plan.slots.remove(slot)
+            continue
+        if slot.measure.reproducible and work.world.rank == 0:
+            for store in _stores([slot]):
+                if 0 not in store.groups():
+                    store.write(0, 0, [parts[id(store)]])
+
+
+def _untried(slot: Slot, store: Store, groups: int) -> bool:
+    there = store.groups()
+    return 0 not in there or (not slot.measure.reproducible and len(there) < groups)
+
+
+def _wait(plan: Plan, work: Work) -> None:
+    """Until the other processes have written their groups.
+
+    Raises:
+        Tok4dError: when one of them has ended, or nothing comes for an hour.
+    """
+    before, since = -1, time.monotonic()
+    while left := sum(plan.groups - len(store.groups()) for store in _stores(plan.slots)):
+        if left != before:
+            before, since = left, time.monotonic()
+        if work.world.size == 1 or time.monotonic() - since > IDLE_SECONDS:
+            raise Tok4dError(f"task {plan.name}: {left} groups have no columns; start the run again to complete it")
+        work.alive()
+        time.sleep(_POLL)
+
+
+def _finish(plan: Plan, subject: Subject, folder: Path, document: Document) -> None:
+    """Figures, values per sample, and what could not be used."""
+    if plan.data is not None and plan.slots:
+        bad = plan.slots[0].reader().bad()
+        document.bad += [{"task": plan.name, "key": plan.data.key(index), "reason": reason} for index, reason in bad]
+        for slot in plan.slots:
+            reader = slot.reader()
+            if reader.n == 0:
+                plan.skip(slot.label, f"none of {len(plan.data)} samples could be used", "see `bad`")
+                continue
+            try:
+                with torch.no_grad():
+                    values = slot.measure.finish(reader, plan.data, subject)
+            except (UnsuitedError, NotImplementedError) as error:
+                plan.skip(slot.label, str(error))
+                continue
+            document.add(plan.name, slot, values)
+        write_samples(folder / "samples.parquet", plan.data, plan.slots)
+    document.skipped += plan.skipped

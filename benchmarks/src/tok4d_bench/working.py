@@ -1,0 +1,106 @@
+"""Work on one group: what a subject makes of it, and the columns that measures take from that.
+
+n = samples of a group, D = width of an embedding or feature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tok4d.errors import Tok4dError
+from tok4d_bench.contracts import Columns, Measure, Subject, Timed, UnsuitedError
+from tok4d_bench.data.samples import Thinned
+from tok4d_bench.groups import Group
+from tok4d_bench.planning import Settings, Slot
+from tok4d_bench.store import Part, Store
+
+
+class Worker:
+    """Columns of one group, by slot. What the subject makes is computed when a measure first asks for it."""
+
+    def __init__(self, group: Group, data: Thinned, subject: Subject, settings: Settings) -> None:
+        self.group, self.data, self.subject, self.settings = group, data, subject, settings
+        self._made: dict[str, Any] = {}
+
+    @torch.no_grad()
+    def part(self, slot: Slot, store: Store) -> Part:
+        """Columns of this group for one of a slot's stores; rows that only fill the group up are dropped.
+
+        Raises:
+            UnsuitedError, NotImplementedError: when this cannot be done at all.
+            Tok4dError: when subject or measure fail, naming the group.
+        """
+        samples = self.group.samples
+        columns: Columns = {}
+        if samples:
+            try:
+                if store is slot.reference:
+                    columns = slot.measure.reference(samples)
+                else:
+                    columns = slot.measure.columns(samples, self._results(slot.measure))
+            except UnsuitedError:
+                raise
+            except Tok4dError as error:
+                raise Tok4dError(f"{slot.label}, group {self.group.number} ({samples[0].key}, ...): {error}") from error
+        for name, values in columns.items():
+            if len(values) != len(samples) or values.dtype == object:
+                found = f"{values.dtype} {list(values.shape)}"
+                raise Tok4dError(f"{slot.label}: column {name!r} must have {len(samples)} rows of numbers, got {found}")
+        kept = {name: values[self.group.kept] for name, values in columns.items()}
+        return Part(kept, np.array(self.group.index, dtype=np.int64), self.group.bad)
+
+    def _results(self, measure: Measure) -> Any:
+        if measure.kind == "timing":
+            return self._once("restored", self._restore)
+        if measure.kind == "pair":
+            return [timed.restored for timed in self._once("restored", self._restore)]
+        if measure.kind == "embedding":
+            return self._once("embedding", lambda: self._vectors(self.subject.embed(self.group.samples)))
+        where = measure.where
+        return self._once(f"probe {where}", lambda: self._vectors(self.subject.features(self.group.samples, where)))
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._made:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(group_seed(self.settings.seed, self.group.number))
+                self._made[name] = make()
+        return self._made[name]
+
+    def _restore(self) -> list[Timed]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        restored = self.subject.reconstruct(self.group.samples)
+        count = len(self.group.samples)
+        wall, cpu = (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
+        if len(restored) != count:
+            raise Tok4dError(f"{self.subject.name} gave {len(restored)} reconstructions for {count} samples")
+        rounded = [replace(one, sample=self.data.prepare.rounded(one.sample)) for one in restored]
+        peak = _peak_bytes(self.settings.device)
+        return [Timed(one, wall, cpu, peak) for one in rounded]
+
+    def _vectors(self, vectors_nD: Tensor) -> Tensor:
+        count = len(self.group.samples)
+        if vectors_nD.ndim != 2 or len(vectors_nD) != count:
+            raise Tok4dError(f"{self.subject.name} gave vectors {list(vectors_nD.shape)} for {count} samples")
+        return vectors_nD
+
+
+def group_seed(seed: int, group: int) -> int:
+    """State of torch's generator for a group: its own, whoever works on it and when."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8], "little") >> 1
+
+
+def _peak_bytes(device: str) -> int:
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
