@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from tok4d.config.schema import Curriculum, StageConfig, TokenizerConfig
+from tok4d.config.schema import Curriculum, FSQConfig, StageConfig, TokenizerConfig
 from tok4d.data.batches import Batch, StageBatches
 from tok4d.errors import ConfigError
 from tok4d.model.tokenizer import Tokenizer
@@ -69,7 +69,7 @@ def begin_stage(curriculum: Curriculum, name: str, learned: Learned) -> Learned:
         scale = torch.ones(learned.model.config.latent)
         if learned.model.quantizer is None:
             scale = latent_scale(learned.averaged(), first_batches(curriculum, name, learned.model))
-        learned = quantize(learned, stage, scale)
+        learned = quantize(learned, stage.quantizer, scale)
     return learned
 
 
@@ -110,12 +110,11 @@ def widen(learned: Learned, latent: int, seed: int) -> Learned:
     )
 
 
-def quantize(learned: Learned, stage: StageConfig, scale: Tensor) -> Learned:
+def quantize(learned: Learned, quantizer: FSQConfig, scale: Tensor) -> Learned:
     """FSQ, with a scale of the latents `[L]` folded into the layers around it."""
-    assert stage.quantizer is not None
     return _changed(
         learned,
-        discrete_config(learned.model.config, stage.quantizer),
+        discrete_config(learned.model.config, quantizer),
         lambda name, value: rescaled(name, value, scale),
         lambda name, value, key: rescaled(name, value, scale, POWERS[key]),
     )

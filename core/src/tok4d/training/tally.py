@@ -82,4 +82,4 @@ class Tally:
 
 def finite(value: Tensor) -> bool:
     """Whether a scalar is finite."""
-    return isfinite(float(value))
+    return isfinite(float(value.detach()))
