@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,13 +71,11 @@ class ClassTeacher(Teacher):
     """
 
     def vectors(self, pictures: Tensor, texts: FrozenTexts) -> Tensor:
-        from tok4d.networks.effnet import EffNetLite0
-
-        classifier = load_network(CLASSIFIER, device=pictures.device)
-        assert isinstance(classifier, EffNetLite0)
+        classifier: Any = load_network(CLASSIFIER, device=pictures.device)
         names_KD = texts.embed_list(classifier.class_names)
         with torch.autocast(pictures.device.type, enabled=False):
-            return classifier.logits(pictures).softmax(-1) @ names_KD
+            probabilities: Tensor = classifier.logits(pictures).softmax(-1)
+            return probabilities @ names_KD
 
 
 def make_teacher(name: str, source: str, size: int, text: TextOptions) -> Teacher:
