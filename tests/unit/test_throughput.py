@@ -102,8 +102,8 @@ def test_shares_and_rates_of_a_stage():
         throughput.on_train_batch_end(trainer, module, None, batch, 0)
         now[0] += 5
         GoOn(throughput).on_train_batch_end(trainer, module)
-    throughput.tally.peak = 1e6
-    found = throughput.tally.summary()
+    throughput.sums.peak = 1e6
+    found = throughput.sums.summary()
     assert found["seconds"] == 10
     assert found["waiting_share"] == pytest.approx(0.3)
     assert found["tokens_per_second"] == pytest.approx(2 * 44 / 10)

@@ -192,6 +192,7 @@ class Curriculum:
         precision: `float32` or `bf16` (autocast).
         workers: data-loading processes.
         checkpoint_every, log_every, validate_every: in steps; 0 turns validation off but for the end of a stage.
+        loggers: where curves and pictures go: `tensorboard` (RUN/logs), `wandb`.
         max_bad: bad files that a run replaces and reports before it stops.
         on_nan: a loss or gradient that is not finite: `stop`, or `skip` the step (no weight changes) and go on.
         max_nan: steps that may be skipped before the run stops.
@@ -216,6 +217,7 @@ class Curriculum:
     workers: int = 0
     checkpoint_every: int = 200
     log_every: int = 10
+    loggers: list[str] = field(default_factory=lambda: ["tensorboard"])
     validate_every: int = 0
     max_bad: int = 100
     on_nan: str = "stop"

@@ -1,32 +1,28 @@
-"""Callbacks: checkpoints, throughput and bad files, validation with pictures. Each does one thing."""
+"""Callbacks: checkpoints, bad files, validation with pictures. Each does one thing."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from tok4d.config.schema import Curriculum
 from tok4d.data.batches import Batch, validation_batches
 from tok4d.errors import Tok4dError
 from tok4d.model.tokenizer import Tokenizer
-from tok4d.plugins.registry import modality
 from tok4d.training import checkpoint, parallel
 from tok4d.training.alignment import Alignment
-from tok4d.training.evaluate import Scores, evaluate, reconstructor
+from tok4d.training.evaluate import Scores, evaluate
 from tok4d.training.merging import merged_scores
-from tok4d.training.module import TokenizerModule, unpatchify
+from tok4d.training.module import TokenizerModule
+from tok4d.training.pictures import Chosen, pictures, show
 
 log = logging.getLogger(__name__)
-PICTURES = 4
 
 
 @contextmanager
@@ -50,11 +46,16 @@ def step_ended(module: TokenizerModule, every: int) -> bool:
 
 
 class SaveCheckpoints(pl.Callback):
-    """Every `every` steps and at the end of the stage. Files that were skipped so far are part of the state."""
+    """Every `every` steps, at the end of the stage, and before training stops early.
 
-    def __init__(self, root: Path, stage: str, seed: int, every: int, meter: Meter, asynchronous: bool = False) -> None:
-        self.root, self.stage, self.seed, self.every, self.meter = root, stage, seed, every, meter
-        self.asynchronous = asynchronous
+    Files that were skipped so far are part of the state.
+    """
+
+    def __init__(
+        self, root: Path, stage: str, seed: int, every: int, bad_files: CountBadFiles, asynchronous: bool = False
+    ) -> None:
+        self.root, self.stage, self.seed, self.every = root, stage, seed, every
+        self.bad_files, self.asynchronous = bad_files, asynchronous
         self._writer: checkpoint.Writer | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -62,9 +63,10 @@ class SaveCheckpoints(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         module = cast(TokenizerModule, pl_module)
-        if step_ended(module, self.every) and self._writer is not None:
+        stopping = module.between_steps and trainer.should_stop
+        if (stopping or step_ended(module, self.every)) and self._writer is not None:
             optimizer = cast(torch.optim.Optimizer, module.optimizers(use_pl_optimizer=False))
-            complete = module.trained == module.stage.steps
+            complete = stopping or module.trained == module.stage.steps
             self._writer.save(module.tokenizer, module.ema, optimizer, self.state(module), complete=complete)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -80,40 +82,24 @@ class SaveCheckpoints(pl.Callback):
             seed=self.seed,
             threads=torch.get_num_threads(),
             torch=torch.__version__,
-            bad_files=self.meter.bad,
+            bad_files=self.bad_files.bad,
             skipped=module.skipped,
             processes=parallel.world(),
             next_starts=dict(module.next_starts),
         )
 
 
-class Meter(pl.Callback):
-    """Tokens per second, the share of time waiting for data, and the count of bad files, which has a limit."""
+class CountBadFiles(pl.Callback):
+    """Names files that could not be used, and counts them; their number has a limit."""
 
     def __init__(self, max_bad: int, bad: int = 0) -> None:
         self.max_bad, self.bad = max_bad, bad
-        self.tokens = 0
-        self.waiting = self.working = 0.0
-        self._mark = time.perf_counter()
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._mark = time.perf_counter()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, _: int) -> None:
-        now = time.perf_counter()
-        self.waiting += now - self._mark
-        self._mark = now
         for reason in batch.bad:
             log.warning("skipped %s", reason)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, _: int
-    ) -> None:
-        now = time.perf_counter()
-        self.working += now - self._mark
-        self._mark = now
-        self.tokens += batch.tokens.num_tokens
-        pl_module.log_dict({"tokens_per_second": self.rate, "waiting_share": self.waiting_share})
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         module = cast(TokenizerModule, pl_module)
         if module.between_steps:
             self._count(module.report.bad_files)
@@ -124,19 +110,9 @@ class Meter(pl.Callback):
         if self.bad > self.max_bad:
             raise Tok4dError(f"{self.bad} files could not be used, more than max_bad = {self.max_bad}; stopped")
 
-    @property
-    def rate(self) -> float:
-        """Tokens per second since the start, loading included."""
-        return self.tokens / max(1e-9, self.working + self.waiting)
-
-    @property
-    def waiting_share(self) -> float:
-        """Share of the time spent waiting for data."""
-        return self.waiting / max(1e-9, self.working + self.waiting)
-
 
 class Validate(pl.Callback):
-    """Metrics of the averaged weights on held-out samples, with pictures of the first few for TensorBoard."""
+    """Metrics of the averaged weights on held-out samples, with pictures of the first few of every task."""
 
     def __init__(self, curriculum: Curriculum, stage: str, report: Callable[[int, Scores], None]) -> None:
         self.tasks = curriculum.stages[stage].validation
@@ -157,31 +133,15 @@ class Validate(pl.Callback):
         return self._alignment
 
     def _run(self, module: TokenizerModule) -> None:
-        model = module.tokenizer
+        model, chosen = module.tokenizer, Chosen()
         share = (parallel.rank(), parallel.world())
         found = validation_batches(self.tasks, model.patch_size, *share, inputs=model.config.inputs)
-        batches = [batch.to(module.device) for batch in found]
+        batches = chosen.watch(batch.to(module.device) for batch in found)
         scores = merged_scores(parallel.gathered(evaluate(model, batches, self._text_side(model))))
         if parallel.rank():
             return
         self.report(module.total_trained, scores)
-        board = next((one for one in module.loggers if isinstance(one, TensorBoardLogger)), None)
-        if board is None:
-            return
-        for metric, value in scores.means().items():
-            board.experiment.add_scalar(f"validation/{metric}", value, module.total_trained)
-        for batch in batches[:PICTURES]:
-            _show(board, module, batch)
-
-
-@torch.no_grad()
-def _show(board: TensorBoardLogger, module: TokenizerModule, batch: Batch) -> None:
-    """Original and reconstruction of the batch's first sample, side by side."""
-    host = modality(batch.modality)
-    one = batch.unpack()[0]
-    target = host.unpatchify(one.tokens)[0]
-    got = unpatchify(module.tokenizer, one, reconstructor(module.tokenizer)(one))[0]
-    for number, (left, right) in enumerate(zip(host.preview(target), host.preview(got), strict=False)):
-        both = np.concatenate([np.asarray(left.convert("RGB")), np.asarray(right.convert("RGB"))], axis=1)
-        name = f"{batch.task}/{Path(batch.keys[0]).stem}/{number}"
-        board.experiment.add_image(name, both, module.total_trained, dataformats="HWC")
+        for logger in module.loggers:
+            named = {f"validation/{metric}": value for metric, value in scores.means().items()}
+            logger.log_metrics(named, module.total_trained)
+        show(module.loggers, pictures(model, chosen), module.total_trained)

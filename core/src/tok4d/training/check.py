@@ -12,6 +12,7 @@ from tok4d.losses.objective import Objective
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.training.grow import grown_config
+from tok4d.training.loggers import check_loggers
 from tok4d.training.parallel import refuse_unfit
 from tok4d.weights.siglip2 import check_fits
 
@@ -36,6 +37,7 @@ def check_curriculum(curriculum: Curriculum, *, fresh: bool = True) -> None:
             raise ConfigError(f"init_from: {error}") from error
     _check_ramps(curriculum, config)
     refuse_unfit(curriculum)
+    check_loggers(curriculum.loggers)
     with torch.device("meta"):
         model = Tokenizer(config)
     for name in curriculum.order:

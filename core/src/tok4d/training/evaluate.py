@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from tok4d.data.batches import Batch
+from tok4d.losses.codes import CodeStatistics
 from tok4d.metrics import score_all
 from tok4d.model.bottleneck import Encoded
 from tok4d.model.fsq import Codes
@@ -16,7 +17,7 @@ from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.tokens import TokenSet
 from tok4d.training.alignment import Alignment, Seen
-from tok4d.training.merging import merged_seen
+from tok4d.training.merging import merged_codes, merged_seen
 from tok4d.training.module import targets, unpatchify
 from tok4d.training.parallel import gathered
 
@@ -84,7 +85,9 @@ def score(batches: Iterable[Batch], reconstruct: Reconstruct, model: Tokenizer |
 
 
 def evaluate(model: Tokenizer, batches: Iterable[Batch], alignment: Alignment | None = None) -> Scores:
-    """Metrics of a model's reconstructions and, with a text tower, accuracy and retrieval, in one pass.
+    """Metrics of a model's reconstructions, use of its codes and, with a text tower, accuracy and retrieval.
+
+    One pass over the samples; several processes each see a part of them, and all must call this.
 
     Args:
         model: in evaluation mode.
@@ -92,12 +95,17 @@ def evaluate(model: Tokenizer, batches: Iterable[Batch], alignment: Alignment | 
         alignment: the text side of these tasks, for a model that is aligned with a text tower.
     """
     seen: dict[str, Seen] = {}
+    counted: dict[str, CodeStatistics] = {}
 
     def watch(batch: Batch, encoded: Encoded, codes: Codes | None) -> None:
         if alignment is not None:
             seen.setdefault(batch.task, Seen()).add(batch, encoded)
+        if codes is not None and model.config.quantizer is not None:
+            counted.setdefault(batch.modality, CodeStatistics.of(model.config.quantizer)).add(codes.indices)
 
     scores = score(batches, reconstructor(model, watch=watch, pool=alignment is not None), model)
+    for host, statistics in merged_codes(gathered(counted)).items():
+        scores.figures |= {f"{host}/codes/{name}": value for name, value in statistics.figures().items()}
     if alignment is not None:
         scores.figures |= alignment.figures(merged_seen(gathered(seen)))
     return scores

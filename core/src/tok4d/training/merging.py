@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from tok4d.losses.codes import CodeStatistics
 from tok4d.training.alignment import Seen
 
 if TYPE_CHECKING:
@@ -37,6 +38,18 @@ def merged_seen(parts: Sequence[Mapping[str, Seen]]) -> dict[str, Seen]:
     for part in parts:
         for name, seen in part.items():
             found.setdefault(name, Seen()).merge(seen)
+    return found
+
+
+def merged_codes(parts: Sequence[Mapping[str, CodeStatistics]]) -> dict[str, CodeStatistics]:
+    """Codes that all processes counted, by modality."""
+    found: dict[str, CodeStatistics] = {}
+    for part in parts:
+        for name, statistics in part.items():
+            if name in found:
+                found[name].merge(statistics)
+            else:
+                found[name] = statistics
     return found
 
 

@@ -22,6 +22,7 @@ FREE_ON_RESUME = (
     "workers",
     "checkpoint_every",
     "log_every",
+    "loggers",
     "validate_every",
     "max_bad",
     "on_nan",
@@ -87,6 +88,12 @@ def refuse_existing(out: Path, resume: bool) -> None:
         raise ConfigError(f"{out} already holds a run; add --resume to continue it, or choose another folder")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is not a folder")
+
+
+def read_throughput(out: Path, total: int) -> dict[str, dict[str, Any]]:
+    """How fast the stages of a run that is continued were; the one it stopped in is measured anew."""
+    path = out / "throughput.json"
+    return dict(json.loads(path.read_text())) if path.is_file() and total else {}
 
 
 def read_results(out: Path, total: int) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ RUN/checkpoints/      see `checkpoint`
 RUN/logs/             TensorBoard
 RUN/results.json      validation metrics, step by step
 RUN/losses.jsonl      losses of every step
+RUN/throughput.json   speed of every stage, and its tasks' shares of the tokens
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from tok4d.config.loader import to_mapping
@@ -30,19 +30,21 @@ from tok4d.config.schema import Curriculum, StageConfig
 from tok4d.errors import DataError
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.training import checkpoint
-from tok4d.training.callbacks import Meter, SaveCheckpoints, Validate
+from tok4d.training.callbacks import CountBadFiles, SaveCheckpoints, Validate
 from tok4d.training.check import check_curriculum
 from tok4d.training.data import StageData
 from tok4d.training.evaluate import Scores
 from tok4d.training.grow import Learned, begin_stage
 from tok4d.training.latents import LatentStatistics
-from tok4d.training.manifest import manifest
+from tok4d.training.loggers import close_loggers, make_loggers
+from tok4d.training.manifest import write_manifest
 from tok4d.training.module import TokenizerModule
 from tok4d.training.optim import AveragedWeights
 from tok4d.training.parallel import is_first, is_sharded, prepare_blocks, processes, strategy_of
 from tok4d.training.record import RecordLosses, cut_losses
-from tok4d.training.resume import last_checkpoint, read_results, refuse_existing
+from tok4d.training.resume import last_checkpoint, read_results, read_throughput, refuse_existing
 from tok4d.training.start import fresh_model
+from tok4d.training.throughput import GoOn, Throughput
 from tok4d.weights.folder import write_text
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Result:
-    """What a run gives: the trained (averaged) model in evaluation mode and what was measured on the way."""
+    """What a run gives: the trained (averaged) model in evaluation mode and what was measured on the way.
+
+    `throughput` is by stage; `stopped` says stage, step and total where training ended early, by a callback.
+    """
 
     model: Tokenizer
     folder: Path
@@ -59,6 +64,8 @@ class Result:
     waiting_share: float = 0.0
     bad_files: int = 0
     skipped: int = 0
+    throughput: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stopped: dict[str, Any] | None = None
 
 
 @dataclass
@@ -117,12 +124,16 @@ def train(
         refuse_existing(out, resume)
         progress = _Progress(fresh_model(curriculum))
     result = Result(progress.model, out, read_results(out, progress.total))
+    result.throughput = read_throughput(out, progress.total)
     if is_first():
         _describe(curriculum, out, progress.total)
     for name in curriculum.order[progress.first_stage :]:
         if progress.start < curriculum.stages[name].steps:
             _fit(curriculum, name, out, progress, result, callbacks)
+        if result.stopped is not None:
+            break
         progress.start, progress.next_starts = 0, {}
+    close_loggers(curriculum.loggers)
     result.model = Tokenizer.from_pretrained(out / "checkpoints" / "last")
     return result
 
@@ -132,7 +143,7 @@ def _describe(curriculum: Curriculum, out: Path, total: int) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "curriculum.yaml", yaml.safe_dump(to_mapping(curriculum), sort_keys=False))
-        write_text(out / "manifest.json", json.dumps(manifest(), indent=1))
+        write_manifest(out, to_mapping(curriculum))
         cut_losses(out, total)
     except OSError as error:
         raise DataError(out, f"a run cannot be written here: {error.strerror or error}") from error
@@ -165,7 +176,7 @@ def _fit(
         model.config.inputs,
         progress.next_starts,
     )
-    meter = Meter(curriculum.max_bad, progress.bad)
+    bad_files, throughput = CountBadFiles(curriculum.max_bad, progress.bad), Throughput(curriculum.precision)
 
     def report(step: int, scores: Scores) -> None:
         result.validation.append({"step": step, "stage": name, **scores.means()})
@@ -173,25 +184,33 @@ def _fit(
 
     trainer = make_trainer(curriculum, stage, out)
     saving = SaveCheckpoints(
-        out / "checkpoints", name, curriculum.seed, curriculum.checkpoint_every, meter, curriculum.asynchronous
+        out / "checkpoints", name, curriculum.seed, curriculum.checkpoint_every, bad_files, curriculum.asynchronous
     )
+    restore, progress.moments = _Restore(progress.moments), {}  # held once, not twice, while the stage trains
     trainer.callbacks.extend(  # type: ignore[attr-defined]
         [
-            _Restore(progress.moments),
-            meter,
+            restore,
+            throughput,
+            bad_files,
             RecordLosses(out, name),
             *extra(name, progress.start, stage.steps),
             Validate(curriculum, name, report),
             LatentStatistics(curriculum, name),
             saving,
+            GoOn(throughput),
         ]
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on worker counts and deprecations inside the trainer
         _uninterrupted(trainer, module, data)
-    progress.carry_over(module, trainer.optimizers[0], meter.bad, out)
-    result.tokens_per_second, result.waiting_share = meter.rate, meter.waiting_share
-    result.bad_files, result.skipped = meter.bad, module.skipped
+    progress.carry_over(module, trainer.optimizers[0], bad_files.bad, out)
+    result.bad_files, result.skipped = bad_files.bad, module.skipped
+    if trainer.should_stop:
+        result.stopped = {"stage": name, "step": module.trained, "total": module.total_trained}
+    found = result.throughput[name] = throughput.sums.summary()
+    result.tokens_per_second, result.waiting_share = found["tokens_per_second"], found["waiting_share"]
+    if trainer.is_global_zero:
+        write_text(out / "throughput.json", json.dumps(result.throughput, indent=1))
 
 
 def _uninterrupted(trainer: pl.Trainer, module: TokenizerModule, data: StageData) -> None:
@@ -220,7 +239,7 @@ def make_trainer(curriculum: Curriculum, stage: StageConfig, out: Path) -> pl.Tr
         precision="bf16-mixed" if curriculum.precision == "bf16" else "32-true",
         accumulate_grad_batches=stage.parts,
         gradient_clip_val=stage.optimizer.clip,
-        logger=TensorBoardLogger(out, name="logs", version=""),
+        logger=make_loggers(curriculum.loggers, out, to_mapping(curriculum)),
         log_every_n_steps=curriculum.log_every,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -238,6 +257,7 @@ class _Restore(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, TokenizerModule)
         checkpoint.restore_moments(pl_module.tokenizer, trainer.optimizers[0], self.moments)
+        self.moments = {}
 
 
 def _resumed(curriculum: Curriculum, out: Path) -> _Progress:

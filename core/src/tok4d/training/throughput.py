@@ -16,7 +16,7 @@ from tok4d.training.module import TokenizerModule
 
 
 @dataclass
-class Tally:
+class Sums:
     """Sums over the batches of a stage, of this process.
 
     Attributes:
@@ -94,13 +94,13 @@ class Throughput(pl.Callback):
 
     def __init__(self, precision: str, clock: Callable[[], float] = time.perf_counter) -> None:
         self.precision, self.clock = precision, clock
-        self.tally = Tally()
+        self.sums = Sums()
         self._mark = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self.tally.peak = measured_peak(pl_module.device, self.precision)
-        self.tally.world = trainer.world_size
+            self.sums.peak = measured_peak(pl_module.device, self.precision)
+        self.sums.world = trainer.world_size
         self.go_on()
 
     def go_on(self) -> None:
@@ -109,20 +109,20 @@ class Throughput(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, _: int) -> None:
         now = self.clock()
-        self.tally.waiting += now - self._mark
+        self.sums.waiting += now - self._mark
         self._mark = now
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, _: int
     ) -> None:
         now = self.clock()
-        self.tally.working += now - self._mark
+        self.sums.working += now - self._mark
         self._mark = now
         module = cast(TokenizerModule, pl_module)
         pool = module.objectives[batch.task].pools
         flops = TRAINING * forward_flops(module.tokenizer.config, batch.tokens, pool=pool)
-        self.tally.add(batch, flops)
-        pl_module.log_dict(self.tally.figures())
+        self.sums.add(batch, flops)
+        pl_module.log_dict(self.sums.figures())
 
 
 class GoOn(pl.Callback):

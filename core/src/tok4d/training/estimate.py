@@ -1,0 +1,143 @@
+"""What a curriculum will cost: seconds and memory of its stages, from the cost of one batch of every task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tok4d.training.memory import Need, gigabytes
+
+
+@dataclass(frozen=True)
+class TaskCost:
+    """One batch of a task, as a step has it.
+
+    Attributes:
+        task: its name.
+        share: of the stage's steps; 1 for a task of every step.
+        samples, tokens: of the batch, all its parts together.
+        loading: seconds that making it took.
+        seconds: of its forward and backward pass; None: it was not run.
+        losses: `task/term`, means over the samples.
+        memory: most bytes that the process held; None: not run, or the system does not say.
+    """
+
+    task: str
+    share: float
+    samples: int
+    tokens: int
+    loading: float
+    seconds: float | None = None
+    losses: dict[str, float] = field(default_factory=dict)
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """A stage.
+
+    Attributes:
+        stage: its name.
+        steps: how many it has.
+        parameters, trained: of the model, and those that are not frozen.
+        need: bytes by what they are for, counted from the model's sizes.
+        tasks: costs of its tasks.
+        update: seconds of an optimiser step and of averaging the weights; None: not run.
+        workers: data-loading processes of the run.
+    """
+
+    stage: str
+    steps: int
+    parameters: int
+    trained: int
+    need: Need
+    tasks: Sequence[TaskCost] = ()
+    update: float | None = None
+    workers: int = 0
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Mean over the mixture. Without workers the step waits for its batch; with some, only when they are slower."""
+        if self.update is None or any(task.seconds is None for task in self.tasks):
+            return None
+        working = self.update + sum(task.share * (task.seconds or 0.0) for task in self.tasks)
+        loading = sum(task.share * task.loading for task in self.tasks)
+        return max(working, loading / self.workers) if self.workers else working + loading
+
+    @property
+    def seconds(self) -> float | None:
+        """All steps of the stage; without validation and checkpoints."""
+        return None if self.step_seconds is None else self.steps * self.step_seconds
+
+    @property
+    def tokens(self) -> float:
+        """Tokens a step, mean over the mixture."""
+        return sum(task.share * task.tokens for task in self.tasks)
+
+    @property
+    def memory(self) -> int | None:
+        """Most bytes that were held, over the tasks."""
+        return max((task.memory for task in self.tasks if task.memory is not None), default=None)
+
+    def mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "stage": self.stage,
+            "steps": self.steps,
+            "parameters": self.parameters,
+            "trained_parameters": self.trained,
+            "tokens_per_step": self.tokens,
+            "seconds_per_step": self.step_seconds,
+            "update_seconds": self.update,
+            "seconds": self.seconds,
+            "peak_memory": self.memory,
+            "estimated_memory": {**vars(self.need), "total": self.need.total},
+            "tasks": [{**vars(task)} for task in self.tasks],
+        }
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A dry run.
+
+    Attributes:
+        stages: costs, in order.
+        available: bytes that were free when it began; None when the system does not say.
+        problem: why nothing was run, for people; empty when all was.
+        fits: whether the run that the curriculum asks for has enough memory here.
+    """
+
+    stages: Sequence[StageCost]
+    available: int | None = None
+    problem: str = ""
+    fits: bool = True
+
+    @property
+    def seconds(self) -> float | None:
+        """The whole curriculum."""
+        found = [stage.seconds for stage in self.stages]
+        return None if None in found else sum(seconds for seconds in found if seconds is not None)
+
+    def mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        peaks = [stage.memory for stage in self.stages if stage.memory is not None]
+        return {
+            "stages": [stage.mapping() for stage in self.stages],
+            "seconds": self.seconds,
+            "peak_memory": max(peaks, default=None),
+            "available_memory": self.available,
+            "fits": self.fits,
+            "problem": self.problem,
+        }
+
+
+def too_large(stage: str, need: Need, available: int | None) -> str:
+    """Why a stage will not fit, and what makes it smaller; empty when it fits or the system does not say."""
+    if available is None or need.total <= available:
+        return ""
+    return (
+        f"stage {stage!r} needs about {gigabytes(need.total)} ({need.spelt()}) and {gigabytes(available)} are free "
+        "here; less need checkpoint_activations: true, a larger micro, smaller batches or budgets of tokens, "
+        "parts that are frozen, strategy: fsdp over several devices, a smaller preset"
+    )
