@@ -165,6 +165,13 @@ class StillCodec(Codec):
         return dict(self.settings)
 
 
+def _subsampling(kind: str, mode: Any) -> str:
+    """What Pillow calls it. The option has no colons: YAML reads 4:4:4 as a number of base 60."""
+    if str(mode) not in ("420", "422", "444"):
+        raise ConfigError(unknown_name(f"{kind} subsampling", str(mode), ("420", "422", "444")))
+    return ":".join(str(mode))
+
+
 def _opened(coded: bytes) -> Pixels:
     from PIL import Image
 
@@ -178,11 +185,10 @@ class Jpeg(StillCodec):
     Args:
         quality: 1 to 100.
         bpp: bits per pixel; every sample then gets the best quality whose file fits.
-        subsampling: of colour, `4:2:0`, `4:2:2` or `4:4:4`.
+        subsampling: of colour, 420, 422 or 444.
     """
 
     kind, format, feature = "jpeg", "JPEG", "jpg"
-    modes = ("4:2:0", "4:2:2", "4:4:4")
 
     def __init__(
         self,
@@ -192,11 +198,9 @@ class Jpeg(StillCodec):
         dtype: str = "float32",
         quality: int | None = None,
         bpp: float | None = None,
-        subsampling: str = "4:2:0",
+        subsampling: int = 420,
     ) -> None:
-        if subsampling not in self.modes:
-            raise ConfigError(unknown_name("jpeg subsampling", str(subsampling), self.modes))
-        super().__init__(source, quality, bpp, 75, subsampling=subsampling)
+        super().__init__(source, quality, bpp, 75, subsampling=_subsampling(self.kind, subsampling))
 
     def saving(self) -> dict[str, Any]:
         return {**self.settings, "optimize": True}
@@ -234,7 +238,7 @@ class Avif(StillCodec):
     Args:
         quality, bpp: as for JPEG, 0 to 100.
         speed: 0 (slow, small) to 10.
-        subsampling: of colour, `4:2:0`, `4:2:2` or `4:4:4`.
+        subsampling: of colour, 420, 422 or 444.
     """
 
     kind, format, feature = "avif", "AVIF", "avif"
@@ -249,13 +253,11 @@ class Avif(StillCodec):
         quality: int | None = None,
         bpp: float | None = None,
         speed: int = 6,
-        subsampling: str = "4:2:0",
+        subsampling: int = 420,
     ) -> None:
         if speed not in range(11):
             raise ConfigError(f"avif: speed must be 0 to 10, got {speed!r}")
-        if subsampling not in Jpeg.modes:
-            raise ConfigError(unknown_name("avif subsampling", str(subsampling), Jpeg.modes))
-        super().__init__(source, quality, bpp, 75, speed=speed, subsampling=subsampling)
+        super().__init__(source, quality, bpp, 75, speed=speed, subsampling=_subsampling(self.kind, subsampling))
 
     def saving(self) -> dict[str, Any]:
         return {**self.settings, "max_threads": 1}

@@ -34,6 +34,12 @@ KINDS: dict[str, Kind] = {
     "webp": Kind(f"{_HERE}.codecs:WebP", "WebP, by quality or rate", (), "webp,bpp=0.5"),
     "avif": Kind(f"{_HERE}.codecs:Avif", "AV1 of stills, by quality or rate", (), "avif,bpp=0.5"),
     "av1": Kind(f"{_HERE}.av1:Av1", "AV1 of clips, by crf or rate", ("av",), "av1,bpp=0.1"),
+    "diffusers": Kind(
+        f"{_HERE}.diffusers_vae:DiffusersVae",
+        "autoencoders of diffusers: SD, FLUX, Wan, HunyuanVideo, Cosmos, DC-AE, VQ, ...",
+        ("diffusers", "accelerate"),
+        "diffusers:FOLDER_OR_ID,subfolder=vae",
+    ),
 }
 
 
