@@ -126,9 +126,13 @@ def _others(arguments: list[str], processes: int, threads: int) -> Iterator[Any]
 
 def _render(documents: Sequence[Document]) -> None:
     for document in documents:
-        rows = [(r.task, r.metric, r.value, r.stderr, r.n, r.unit, r.note) for r in document.results]
         typer.echo(f"{document.suite.name} of {document.subject.name}")
-        table(("task", "metric", "value", "stderr", "n", "unit", "note"), rows, fold=("note",))
+        known = [record for record in document.results if record.value is not None]
+        rows = [(r.task, r.metric, r.value, r.stderr, r.n, r.unit) for r in known]
+        table(("task", "metric", "value", "stderr", "n", "unit"), rows)
+        for record in known:
+            if record.note:
+                typer.echo(f"  {record.task} {record.metric}: {record.note}")
 
 
 def _leave(documents: Sequence[Document]) -> None:
@@ -137,8 +141,12 @@ def _leave(documents: Sequence[Document]) -> None:
         for item in document.skipped:
             fix = f"; {item['fix']}" if item["fix"] else ""
             note(f"skipped {document.subject.name}: {item['task']}: {item['what']}: {item['why']}{fix}")
+        unknown = {(record.task, record.note) for record in document.results if record.value is None}
+        for task, why in sorted(unknown):
+            note(f"no figure for {document.subject.name}: {task}: {why}")
         for item in document.bad:
             note(f"left out of {item['task']}: {item['key']}: {item['reason']}")
-    failed = any(document.bad or not document.results for document in documents)
-    if failed:
+        if all(record.value is None for record in document.results):
+            note(f"nothing could be measured of {document.subject.name}")
+    if any(d.bad or all(record.value is None for record in d.results) for d in documents):
         raise typer.Exit(1)

@@ -141,7 +141,8 @@ class SourceData(Thinned):
     @cached_property
     def _identity(self) -> str:
         options = asdict(self.source) if is_dataclass(self.source) else {}
-        return sha256([type(self.source).__qualname__, options, _recipe_digest(self.source)])
+        recipe = _recipe_digest(self.source, str(self._about.get("source", "")))
+        return sha256([type(self.source).__qualname__, options, recipe])
 
     def load(self, index: int) -> Sample:
         with self._lock:
@@ -194,14 +195,16 @@ def _source_of_files(listing: Listing, options: dict[str, Any]) -> Source:
     return source
 
 
-def _recipe_digest(source: Source) -> str:
-    """Digest of the recipe that a source reads, where it reads one."""
-    name = getattr(source, "recipe", "")
-    if not name or getattr(source, "path", ""):
+def _recipe_digest(source: Source, name: str) -> str:
+    """Digest of the recipe that a source reads: the one it names, or that of its own name; empty: none."""
+    if getattr(source, "path", ""):
         return ""
     from tok4d.data.recipes import load_recipe
+    from tok4d.plugins.registry import config_names
 
-    return load_recipe(str(name)).digest
+    known = config_names("recipes")
+    recipe = str(getattr(source, "recipe", "") or name.rpartition("/")[2])
+    return load_recipe(recipe).digest if recipe in known else ""
 
 
 def source_options(source: Source) -> dict[str, Any]:
