@@ -34,5 +34,13 @@ def tok4d_register_metrics(register: Register) -> None:
 
 
 @hookimpl
+def tok4d_register_baselines(register: Register) -> None:
+    from tok4d_bench.subjects.kinds import KINDS
+
+    for name, kind in KINDS.items():
+        register(name, kind.target)
+
+
+@hookimpl
 def tok4d_config_dirs() -> list[Path]:
     return [Path(__file__).parent]

@@ -7,9 +7,13 @@ kinds of other packages come through the hook `tok4d_register_baselines`.
 
 from __future__ import annotations
 
-from tok4d_bench.contracts import Subject
+from typing import TYPE_CHECKING
+
 from tok4d_bench.subjects.kinds import KindRow, kind_names, kind_rows, make
 from tok4d_bench.subjects.spec import SubjectSpec, parse_spec
+
+if TYPE_CHECKING:
+    from tok4d_bench.contracts import Subject
 
 __all__ = ["KindRow", "SubjectSpec", "kind_names", "kind_rows", "load_subject", "parse_spec"]
 

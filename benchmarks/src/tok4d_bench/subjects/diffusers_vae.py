@@ -89,16 +89,14 @@ class DiffusersVae(Subject):
 
     @torch.inference_mode()
     def reconstruct(self, samples: Sequence[Sample]) -> list[Restored]:
-        """Encode and decode; equal sizes together.
+        """Encode and decode; equal sizes together. What draws noise draws from torch's generator.
 
         Raises:
             DataError: for samples that the model cannot take at any padding.
         """
         results: dict[int, Restored] = {}
         clips = [self._as_clip(pixels(sample), sample) for sample in samples]
-        with torch.random.fork_rng(devices=[]):  # decoders that draw noise draw the same for every group
-            torch.manual_seed(0)
-            made = by_shape(clips, self._run, AT_MOST)
+        made = by_shape(clips, self._run, AT_MOST)
         for place, (sample, (restored, tokens, codes)) in enumerate(zip(samples, made, strict=True)):
             whole = restored.transpose(0, 1) if pixels(sample).ndim == 4 else restored[:, 0]
             bits = tokens * bits_of_place(self.vocabulary) if self.discrete else None

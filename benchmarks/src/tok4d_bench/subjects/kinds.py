@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tok4d.errors import ConfigError, PluginError, unknown_name
-from tok4d.plugins.registry import lookup, names
-from tok4d.plugins.targets import reason, resolve
-from tok4d_bench.contracts import Subject
+from tok4d.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:  # the plugin host reads the table below, and torch stays away
+    from tok4d_bench.contracts import Subject
 
 INSTALL = 'pip install "tok4d[baselines]"'
 
@@ -55,22 +55,26 @@ class KindRow:
     name: str
     summary: str
     example: str
-    missing: str = ""
-    plugin: str = "bench"
+    missing: str
+    plugin: str
 
 
 def kind_names() -> list[str]:
-    """All kinds, ours first."""
-    return [*KINDS, *(name for name in names("baselines") if name not in KINDS)]
+    """All kinds, in order of registration."""
+    from tok4d.plugins.registry import names
+
+    return names("baselines")
 
 
 def kind_rows() -> list[KindRow]:
     """All kinds with what is missing for them; imports none of them."""
     from tok4d.plugins.registry import provider
 
-    rows = [KindRow(name, kind.summary, kind.example or name, missing(kind)) for name, kind in KINDS.items()]
-    others = [name for name in names("baselines") if name not in KINDS]
-    return rows + [KindRow(name, "", name, "", provider("baselines", name)) for name in others]
+    rows = []
+    for name in kind_names():
+        kind = KINDS.get(name, Kind("", ""))
+        rows.append(KindRow(name, kind.summary, kind.example or name, missing(kind), provider("baselines", name)))
+    return rows
 
 
 def missing(kind: Kind) -> str:
@@ -86,18 +90,13 @@ def kind_class(name: str) -> Callable[..., Subject]:
         ConfigError: for an unknown kind, with the nearest, or one whose packages are not installed.
         PluginError: when it cannot be imported.
     """
+    from tok4d.plugins.registry import lookup
+
     if name not in kind_names():
         raise ConfigError(unknown_name("kind of subject", name, kind_names()) + "; or give a model folder")
-    found: Callable[..., Subject]
-    if name not in KINDS:
-        found = lookup("baselines", name)
-        return found
-    if problem := missing(KINDS[name]):
+    if name in KINDS and (problem := missing(KINDS[name])):
         raise ConfigError(f"baseline {name}: {problem}")
-    try:
-        found = resolve(KINDS[name].target)
-    except ImportError as error:
-        raise PluginError(f"baseline {name!r} cannot be loaded: {reason(error)}; {INSTALL}") from error
+    found: Callable[..., Subject] = lookup("baselines", name)
     return found
 
 

@@ -14,11 +14,11 @@ import torch
 
 from tok4d.config.schema import TaskConfig
 from tok4d.data.build import build_source
-from tok4d.errors import ConfigError, DataError, Tok4dError
+from tok4d.errors import ConfigError, DataError
 from tok4d.modality import DEFAULT_PATCH, Sample
 from tok4d.plugins.registry import modality, source_factory
 from tok4d.training.start import fit_pca
-from tok4d_bench.contracts import Restored, Subject
+from tok4d_bench.contracts import Restored, Subject, UnsuitedError
 from tok4d_bench.subjects.common import digest_of
 
 SAMPLES = 256
@@ -102,10 +102,10 @@ class Pca(Subject):
         """Mean over patches of the scores, `[n, channels]`, for a probe at `latents`.
 
         Raises:
-            Tok4dError: for any other place.
+            UnsuitedError: for any other place.
         """
         if where != "latents":
-            raise Tok4dError(f"{self.name} has latents to probe, no {where}")
+            raise UnsuitedError(f"{self.name} has latents to probe, no {where}")
         rows = []
         for sample in samples:
             tokens = modality(sample.modality).patchify(sample, DEFAULT_PATCH)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tok4d.errors import ConfigError
 
 MODEL = "tok4d"  # the kind of a model folder that is named by its path alone
@@ -59,6 +57,8 @@ def _is_path(head: str) -> bool:
 
 
 def _options(items: list[str], text: str) -> dict[str, Any]:
+    import yaml
+
     options: dict[str, Any] = {}
     for item in items:
         name, equals, value = (part.strip() for part in item.partition("="))

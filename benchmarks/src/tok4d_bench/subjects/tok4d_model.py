@@ -23,7 +23,7 @@ from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modalities, modality
 from tok4d.text.encoder import TextEncoder
 from tok4d.tokens import TokenSet
-from tok4d_bench.contracts import Restored, Subject
+from tok4d_bench.contracts import Restored, Subject, UnsuitedError
 from tok4d_bench.subjects.common import PRECISIONS, digest_of, parameters
 from tok4d_bench.subjects.tiles import by_tiles, embed_by_tiles
 
@@ -160,7 +160,7 @@ class Tok4dSubject(Subject):
 
             config = self.model.config.text
             if config is None:
-                raise Tok4dError(f"{self.name} is aligned with no text: its config has no `text`")
+                raise UnsuitedError(f"{self.name} is aligned with no text: its config has no `text`")
             tower = load_text_encoder(config.kind, config.source, self.model.proj.weight.device, note)
             if tower.width != self.model.embedding_width:
                 raise Tok4dError(
@@ -180,7 +180,7 @@ class Tok4dSubject(Subject):
         if where not in PROBES:
             raise Tok4dError(f"features are probed at {', '.join(PROBES)}, got {where!r}")
         if where == "codes" and self.model.quantizer is None:
-            raise Tok4dError(f"{self.name} has continuous latents: there are no codes to probe")
+            raise UnsuitedError(f"{self.name} has continuous latents: there are no codes to probe")
         if where == "features":
             return torch.stack(self._pooled(samples, "pooled"))
         rows: dict[int, Tensor] = {}
