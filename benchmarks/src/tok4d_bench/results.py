@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from tok4d import __version__
 from tok4d.errors import DataError, Tok4dError
+from tok4d.training.manifest import code_state, hardware
 from tok4d.weights.folder import replacing, write_text
 from tok4d_bench.contracts import BenchData, Subject, Suite, Value
 from tok4d_bench.fingerprint import sha256
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from tok4d_bench.planning import Settings, Slot
 
 SCHEMA = 1
+_PACKAGES = ("torch", "torchvision", "torchmetrics", "numpy", "pillow", "lpips", "diffusers", "transformers")
 _KEYS = ("schema", "suite", "version", "subject", "results", "protocols", "skipped", "bad")
 
 
@@ -80,12 +89,6 @@ class Document:
 
     def as_dict(self) -> dict[str, Any]:
         """The document as JSON holds it."""
-        from tok4d.training.manifest import manifest
-
-        about = manifest()
-        hardware = {name: about.pop(name) for name in ("platform", "cpu", "cuda")}
-        commit = about.pop("commit")
-        about.pop("threads")
         subject = {"name": self.subject.name, "digest": self.subject.digest, "facts": self.subject.facts()}
         content = {
             "schema": SCHEMA,
@@ -102,9 +105,10 @@ class Document:
             "values": values_digest(content),
             "seed": self.settings.seed,
             "threads": self.settings.threads,
-            "versions": about,
-            "commit": commit,
-            "hardware": hardware,
+            "versions": _packages(),
+            "commit": _checkout()["commit"],
+            "dirty": _checkout()["dirty"],
+            "hardware": _machine(),
             "seconds": round(self.seconds, 3),
         }
 
@@ -119,6 +123,26 @@ class Document:
             write_text(path, json.dumps(self.as_dict(), indent=1, allow_nan=False, default=str) + "\n")
         except OSError as error:
             raise DataError(path, f"cannot be written ({error.strerror or error})") from error
+
+
+@lru_cache
+def _packages() -> dict[str, str]:
+    """Versions of Python and of the packages that figures go through, where they are installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found | {"tok4d": __version__}
+
+
+@lru_cache
+def _checkout() -> dict[str, Any]:
+    return code_state(Path(__file__).parent)
+
+
+@lru_cache
+def _machine() -> dict[str, Any]:
+    return {"platform": platform.platform(), **hardware(), "capability": torch.backends.cpu.get_cpu_capability()}
 
 
 def values_digest(content: dict[str, Any]) -> str:

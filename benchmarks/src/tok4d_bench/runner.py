@@ -134,14 +134,16 @@ def _try_first(plan: Plan, subject: Subject, work: Work) -> None:
     worker = Worker(group, plan.data, subject, work.settings)
     for slot in untried:
         try:
-            parts = {id(store): worker.part(slot, store) for store in _stores([slot])}
+            parts = {
+                id(store): worker.part(slot, store) for store in _stores([slot]) if _untried(slot, store, plan.groups)
+            }
         except (UnsuitedError, NotImplementedError) as error:
             plan.skip(slot.label, str(error))
             plan.slots.remove(slot)
             continue
         if slot.measure.reproducible and work.world.rank == 0:
             for store in _stores([slot]):
-                if 0 not in store.groups():
+                if id(store) in parts and 0 not in store.groups():
                     store.write(0, 0, [parts[id(store)]])
 
 
@@ -157,7 +159,7 @@ def _wait(plan: Plan, work: Work) -> None:
         Tok4dError: when one of them has ended, or nothing comes for an hour.
     """
     before, since = -1, time.monotonic()
-    while left := sum(plan.groups - len(store.groups()) for store in _stores(plan.slots)):
+    while left := max((plan.groups - len(store.groups()) for store in _stores(plan.slots)), default=0):
         if left != before:
             before, since = left, time.monotonic()
         if work.world.size == 1 or time.monotonic() - since > IDLE_SECONDS:
