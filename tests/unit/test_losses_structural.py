@@ -40,10 +40,10 @@ def test_sides_below_the_window_are_extended(size: tuple[int, int]) -> None:
     torch.testing.assert_close(MSSSIMLoss()(x, y), SSIMLoss()(x, y).clamp(max=1), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("size", "count"), [((176, 181), 5), ((100, 90), 4), ((47, 60), 3)])
+@pytest.mark.parametrize(("size", "count"), [((176, 181), 5), ((100, 99), 4), ((47, 60), 3)])
 def test_ms_ssim_equals_torchmetrics(size: tuple[int, int], count: int) -> None:
     assert scales(min(size)) == count
-    exponents = tuple(scale / sum(SCALES[:count]) for scale in SCALES[:count])
+    exponents = SCALES if count == 5 else tuple(scale / sum(SCALES[:count]) for scale in SCALES[:count])
     x, y = pair(*size)
     expected = multiscale_structural_similarity_index_measure(
         (x + 1) / 2, (y + 1) / 2, data_range=1.0, reduction="none", betas=exponents

@@ -32,15 +32,17 @@ class SSIMLoss(nn.Module):
 class MSSSIMLoss(nn.Module):
     """1 - MS-SSIM: contrast and structure at every scale, luminance at the coarsest, each scale half of the one before.
 
-    Five scales need 176 pixels (11 at the coarsest). Smaller pictures have as many as fit, the exponents of those
-    divided by their sum, and pictures below 22 pixels have one: SSIM. A scale whose mean is negative counts as 0.
+    Five scales need 176 pixels (11 at the coarsest), with the published exponents. Smaller pictures have as many as
+    fit, the exponents of those divided by their sum, and pictures below 22 pixels have one: SSIM. A scale whose mean is
+    negative counts as 0.
     """
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Distances `[N]` in [0, 1] of two `[N, 3, H, W]` in [-1, 1]; 0 for equal pictures."""
         check_pair(x, y, "MSSSIMLoss")
         count = scales(min(x.shape[2:]))
-        exponents = [exponent / sum(SCALES[:count]) for exponent in SCALES[:count]]
+        whole = 1 if count == len(SCALES) else sum(SCALES[:count])  # the published ones add up to 1.0001
+        exponents = [exponent / whole for exponent in SCALES[:count]]
         with torch.autocast(x.device.type, enabled=False):
             x, y = _whole_windows(x), _whole_windows(y)
             product = torch.ones_like(x[:, 0, 0, 0])
