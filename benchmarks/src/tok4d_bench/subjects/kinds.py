@@ -26,6 +26,7 @@ class Kind(NamedTuple):
 
 
 _HERE = "tok4d_bench.subjects"
+_HF = ("transformers",)
 KINDS: dict[str, Kind] = {
     "tok4d": Kind(f"{_HERE}.tok4d_model:Tok4dSubject", "a tok4d model folder", (), "runs/tiny/model"),
     "identity": Kind(f"{_HERE}.identity:Identity", "the originals themselves: what each figure is at best"),
@@ -40,6 +41,10 @@ KINDS: dict[str, Kind] = {
         ("diffusers", "accelerate"),
         "diffusers:FOLDER_OR_ID,subfolder=vae",
     ),
+    "siglip2": Kind(f"{_HERE}.towers:Siglip2", "SigLIP and SigLIP2, both towers", _HF, "siglip2:FOLDER_OR_ID"),
+    "clip": Kind(f"{_HERE}.towers:Clip", "CLIP and MetaCLIP 2, both towers", _HF, "clip:FOLDER_OR_ID"),
+    "videoprism": Kind(f"{_HERE}.towers:VideoPrism", "VideoPrism, both towers", _HF, "videoprism:FOLDER_OR_ID"),
+    "pe": Kind(f"{_HERE}.pe:PeCore", "PE-core, its image tower alone (no texts)", ("timm",), "pe:FOLDER_OR_ID"),
 }
 
 
