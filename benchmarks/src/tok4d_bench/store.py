@@ -91,8 +91,8 @@ class Store:
         except OSError as error:
             raise DataError(path, f"cannot be written ({error.strerror or error})") from error
 
-    def read(self, first: int, last: int) -> Part:
-        """Read one file.
+    def read(self, first: int, last: int, names: Sequence[str] | None = None) -> Part:
+        """Read one file: all columns, or those of these names that it has.
 
         Raises:
             DataError: when it cannot be read; removing it lets a run compute it anew.
@@ -100,19 +100,23 @@ class Store:
         path = self.path(first, last)
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            bad = tuple((int(index), str(reason)) for index, reason in json.loads(str(arrays.pop(BAD))))
-            index = arrays.pop(INDEX)
+                chosen = [name for name in file.files if name not in (INDEX, BAD) and (names is None or name in names)]
+                arrays = {name: file[name] for name in chosen}
+                index, said = file[INDEX], json.loads(str(file[BAD]))
+            bad = tuple((int(place), str(reason)) for place, reason in said)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(path, f"stored columns cannot be read ({error}); remove the file and run again") from error
         return Part(arrays, index, bad)
 
-    def parts(self) -> Iterator[Part]:
-        """All groups once, in order. Files may overlap when two runs fill one store: then their bits are equal."""
+    def parts(self, names: Sequence[str] | None = None) -> Iterator[Part]:
+        """All groups once, in order, with all columns or some.
+
+        Files may overlap when two runs fill one store; then their bits are equal.
+        """
         reached = -1
         for first, last in self.spans():
             if last > reached:
-                part = self.read(first, last)
+                part = self.read(first, last, names)
                 yield part if first > reached else _after(part, (reached + 1) * self.inner_batch)
                 reached = last
 
@@ -164,7 +168,9 @@ class StoreReader(ChunkReader):
 
     def __init__(self, stores: Sequence[Store]) -> None:
         self.stores = list(stores)
-        self._indices = np.concatenate([np.zeros(0, np.int64), *(part.rows for part in self.stores[0].parts())])
+        parts = list(self.stores[0].parts(()))
+        self._indices = np.concatenate([np.zeros(0, np.int64), *(part.rows for part in parts)])
+        self._bad = [item for part in parts for item in part.bad]
         self.n = len(self._indices)
 
     def indices(self) -> np.ndarray:
@@ -172,18 +178,18 @@ class StoreReader(ChunkReader):
 
     def bad(self) -> list[tuple[int, str]]:
         """(index, reason) of samples that could not be used, in order."""
-        return [item for part in self.stores[0].parts() for item in part.bad]
+        return self._bad
 
     def __call__(self, *names: str) -> Iterator[Columns]:
         streams = [_pieces(store, names) for store in self.stores]
-        while True:
+        rows = 0
+        while rows < self.n:
             merged: Columns = {}
             for stream in streams:
                 merged |= next(stream, {})
-            if not merged:
-                return
             if missing := [name for name in names if name not in merged]:
-                raise KeyError(f"no column {missing[0]!r}; there are {', '.join(sorted(merged))}")
+                raise KeyError(f"no column {missing[0]!r}; the piece has {', '.join(sorted(merged)) or 'none'}")
+            rows += len(next(iter(merged.values())))
             yield merged
 
 
@@ -191,11 +197,10 @@ def _pieces(store: Store, names: Sequence[str]) -> Iterator[Columns]:
     """Rows of the columns asked for that a store has, or of all, `PIECE` at a time."""
     kept: list[Columns] = []
     rows = 0
-    for part in store.parts():
-        chosen = {name: values for name, values in part.columns.items() if not names or name in names}
-        if not chosen or not len(part.rows):
+    for part in store.parts(names or None):
+        if not part.columns or not len(part.rows):
             continue
-        kept.append(chosen)
+        kept.append(part.columns)
         rows += len(part.rows)
         while rows >= PIECE:
             joined = _joined(kept)
