@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -42,7 +43,8 @@ class Profile(pl.Callback):
             activities = [ProfilerActivity.CPU]
             if pl_module.device.type == "cuda":
                 activities.append(ProfilerActivity.CUDA)
-            self._profile = profile(activities=activities, record_shapes=True)
+            os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else a machine without a GPU is told that it has none
+            self._profile = profile(activities=activities)
             self._profile.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
