@@ -1,7 +1,8 @@
 """Starts real `tok4d` processes quickly: imports torch and Lightning once, then forks for every command line.
 
-Run as a program it reads requests, one JSON object a line: `{"argv": [...], "log": path}` forks and answers with the
-process id, `{"wait": pid}` answers with the exit code (negative for a signal). No tensor is touched before a fork.
+Run as a program it reads requests, one JSON object a line: `{"argv": [...], "log": path, "environment": {}}` forks and
+answers with the process id, `{"wait": pid}` answers with the exit code (negative for a signal). No tensor is touched
+before a fork.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def _become(request: dict[str, Any], main: Callable[[], None]) -> None:
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     sys.argv = ["tok4d", *request["argv"]]
+    os.environ.update(request["environment"])
     code = 0
     try:
         main()
@@ -103,12 +105,13 @@ class Server:
         answer: int = json.loads(self.process.stdout.readline())
         return answer
 
-    def start(self, *argv: object) -> Command:
-        """A `tok4d` process with these arguments."""
+    def start(self, *argv: object, **environment: str) -> Command:
+        """A `tok4d` process with these arguments, and these variables besides its environment."""
         self.count += 1
         log = self.logs / f"{self.count}.log"
         log.touch()
-        return Command(self.ask({"argv": [str(item) for item in argv], "log": str(log)}), log, self)
+        request = {"argv": [str(item) for item in argv], "log": str(log), "environment": environment}
+        return Command(self.ask(request), log, self)
 
     def run(self, *argv: object) -> tuple[int, str]:
         """Start and wait."""
