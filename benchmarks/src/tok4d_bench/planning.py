@@ -96,6 +96,7 @@ def make_plan(
     folders: Mapping[str, Path],
     settings: Settings,
     limit: int = 0,
+    data: Thinned | None = None,
 ) -> Plan:
     """The plan of a task.
 
@@ -103,13 +104,14 @@ def make_plan(
         folder: where its columns are kept.
         folders: where data sets lie, by name.
         limit: at most that many samples.
+        data: instead of what the task names.
 
     Raises:
         Tok4dError: for a suite that names what there is not, or a folder that is not the layout: that is no missing
             part but a mistake.
     """
     try:
-        data = open_data(spec, folders, limit)
+        data = open_data(spec, folders, limit) if data is None else data
     except MissingDataError as error:
         plan = Plan(name, spec, None)
         plan.missing(error.requirement)
@@ -147,6 +149,7 @@ def protocol_of(plan: Plan, label: str, measure: Measure, settings: Settings) ->
 
 
 def _slot(plan: Plan, label: str, measure: Measure, subject: Subject, folder: Path, settings: Settings) -> Slot:
+    assert plan.data is not None
     protocol = protocol_of(plan, label, measure, settings)
     place = machine(settings.device)
     key = sha256([fingerprint(protocol), subject.digest, place])
@@ -154,7 +157,7 @@ def _slot(plan: Plan, label: str, measure: Measure, subject: Subject, folder: Pa
     reference = None
     if type(measure).reference is not Measure.reference:
         shared = {name: value for name, value in protocol.items() if name not in _NOT_OF_REFERENCES}
-        kept = cache_root() / "bench" / sha256([fingerprint(shared), place])[:32]
+        kept = cache_root() / "bench" / sha256([fingerprint(shared), place, plan.data.apart])[:32]
         reference = Store(kept, plan.spec.inner_batch)
     return Slot(label, measure, protocol, store, reference)
 

@@ -12,6 +12,7 @@ import torch
 
 from tok4d.errors import Tok4dError
 from tok4d_bench.contracts import Subject, Suite, UnsuitedError
+from tok4d_bench.data.samples import Thinned
 from tok4d_bench.groups import read_groups
 from tok4d_bench.planning import TEXT_KINDS, Plan, Settings, Slot, make_plan
 from tok4d_bench.results import Document, subject_folder, write_samples
@@ -38,6 +39,7 @@ class Work:
         workers: threads that read; no figure depends on it.
         settings: what figures do depend on.
         world: this process among those that share the run.
+        data: of tasks whose data is no layout and no source, by task.
         alive: called while rank 0 waits for others; raises when one of them has ended.
         report: receives lines for people.
         advance: receives groups done.
@@ -51,6 +53,7 @@ class Work:
     workers: int = 1
     settings: Settings = field(default_factory=Settings)
     world: World = field(default_factory=World)
+    data: Mapping[str, Thinned] = field(default_factory=dict)
     alive: Callable[[], None] = lambda: None
     report: Callable[[str], None] = lambda text: None
     advance: Callable[[float], None] = lambda groups: None
@@ -70,7 +73,8 @@ def run_suite(suite: Suite, subject: Subject, work: Work) -> Document | None:
     folder = subject_folder(work.out / suite.name, subject)
     document = Document(suite, subject, work.settings)
     for name, spec in select(suite, list(work.tasks)).items():
-        plan = make_plan(name, spec, subject, folder / name, work.folders, work.settings, work.limit)
+        given = work.data.get(name)
+        plan = make_plan(name, spec, subject, folder / name, work.folders, work.settings, work.limit, given)
         _fill(plan, subject, work)
         if work.world.rank == 0:
             _wait(plan, work)

@@ -34,7 +34,12 @@ class Thinned(BenchData):
         prepare: sizes.
         limit: at most that many samples, evenly spread over all; 0: all.
         about: layout or source, split and options, for the protocol.
+
+    Attributes:
+        apart: keeps columns of the originals apart where which samples can be used depends on more than the protocol.
     """
+
+    apart = ""
 
     def __init__(self, name: str, prepare: Prepare, limit: int, about: Mapping[str, Any], total: int) -> None:
         self.name, self.prepare, self.total = name, prepare, total

@@ -52,7 +52,7 @@ class PeCore(Tower):
         given = dict(config.get("model_args") or {})
         given.setdefault("num_classes", config.get("num_classes"))
         with one_line(folder, "its model cannot be made"):
-            model = timm.create_model(architecture, pretrained=False, **given)
+            model: Any = timm.create_model(architecture, pretrained=False, **given)
         with one_line(folder / WEIGHTS, "the weights do not fit the config"):
             model.load_state_dict(read_tensors(folder / WEIGHTS))
         model = model.float().eval().requires_grad_(False)

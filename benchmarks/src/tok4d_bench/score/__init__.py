@@ -1,0 +1,1 @@
+"""Scoring by files: originals in one folder, what any tokenizer made of them in another."""
