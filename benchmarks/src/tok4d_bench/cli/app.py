@@ -18,8 +18,6 @@ COMMANDS = {
     "compare": Command("tok4d_bench.cli.compare:compare", "Put runs and published figures side by side."),
     "report": Command("tok4d_bench.cli.report:report", "Write a web page of runs: figures, samples, distributions."),
     "score": Command("tok4d_bench.cli.score:score", "Score any tokenizer from two folders of files."),
-        "tok4d_bench.cli.sensitivity:sensitivity", "How much each choice of protocol moves figures."
-    ),
     "explain": Command("tok4d_bench.cli.explain:explain", "Explain a loss: distances in parts, gradients, landscape."),
 }
 
