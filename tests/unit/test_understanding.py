@@ -204,3 +204,5 @@ def test_two_tasks_of_a_modality_have_rows_of_their_own():
     scores.add(batch, "x.png", "psnr", 20.0)
     scores.add(replace(batch, task="b"), "x.png", "psnr", 30.0)
     assert scores.means() == {"image/psnr": 25.0, "a/psnr": 20.0, "b/psnr": 30.0}
+    scores.add(replace(batch, task="image"), "x.png", "psnr", 40.0)
+    assert scores.means() == {"image/psnr": 30.0, "a/psnr": 20.0, "b/psnr": 30.0}, "the modality's row stays"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,7 @@ def train(
 ) -> None:
     """Train a tokenizer. RUN/checkpoints/last is always a model folder; Ctrl-C leaves a run that --resume continues."""
     from tok4d.config.loader import load_curriculum
+    from tok4d.training.parallel import is_first
 
     begun = time.monotonic()
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
@@ -49,11 +51,13 @@ def train(
     seconds = None if max_time is None else _seconds(max_time)
     config = load_curriculum(curriculum, overrides or [])
     result = _run(config, out, resume, profile, seconds, begun, as_json)
+    if not is_first():  # of several processes one speaks
+        return
     emit(_summary(result), as_json, lambda: _render(result))
     if result.stopped is not None:
-        arguments = " ".join([curriculum, *(overrides or [])])
+        again = shlex.join(["tok4d", "train", curriculum, *(overrides or []), "-o", str(out), "--resume"])
         where = "{stage}, step {step}".format(**result.stopped)
-        note(f"stopped after {max_time} in stage {where}; go on: tok4d train {arguments} -o {out} --resume")
+        note(f"stopped after {max_time} in stage {where}; go on: {again}")
 
 
 def _refuse_with_dry_run(out: Path | None, resume: bool, profile: bool, max_time: str | None) -> None:
@@ -102,7 +106,7 @@ def progress(stage: str, start: int, steps: int) -> pl.Callback:
         def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
             done: int = pl_module.trained  # type: ignore[assignment]
             now = time.monotonic()
-            if now - self.told < 5 and done < steps:
+            if not trainer.is_global_zero or (now - self.told < 5 and done < steps):
                 return
             self.told = now
             logged = trainer.callback_metrics

@@ -53,11 +53,14 @@ class Scores:
         return sum(values) / len(values)
 
     def means(self) -> dict[str, float]:
-        """Mean of every metric; by task too where a modality has several; then the figures."""
+        """Mean of every metric; by task too where a modality has several; then the figures.
+
+        A task that is called like a modality has no rows of its own: those are the modality's.
+        """
         found = {metric: self.mean(metric) for metric in self.values}
         for by_task in self.tasks.values():
             if len({name.rpartition("/")[0] for name in by_task}) > 1:
-                found |= {name: sum(values.values()) / len(values) for name, values in by_task.items()}
+                found = {name: sum(values.values()) / len(values) for name, values in by_task.items()} | found
         return found | self.figures
 
 
