@@ -92,11 +92,20 @@ def _losses(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _blur(x: Tensor) -> Tensor:
-    """Gaussian average around every pixel of `[..., H, W]`, one axis after the other."""
-    taps = torch.tensor(TAPS, dtype=x.dtype, device=x.device)
-    flat = F.pad(x.flatten(0, -3).unsqueeze(1), (_HALF,) * 4, mode="reflect")
-    flat = F.conv2d(F.conv2d(flat, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1))
-    return flat.view(*x.shape[:-2], *flat.shape[-2:])
+    """Gaussian average around every pixel of `[..., H, W]`, one axis after the other.
+
+    By shifted sums: with one channel, the library's convolution takes twice as long.
+    """
+    x = F.pad(x.flatten(0, -3), (_HALF,) * 4, mode="reflect").view(
+        *x.shape[:-2], *(n + 2 * _HALF for n in x.shape[-2:])
+    )
+    for axis in (-2, -1):
+        length = x.shape[axis] - 2 * _HALF
+        blurred = TAPS[0] * x.narrow(axis, 0, length)
+        for i, tap in enumerate(TAPS[1:], start=1):
+            blurred = blurred.add(x.narrow(axis, i, length), alpha=tap)
+        x = blurred
+    return x
 
 
 def _mean(values: Tensor) -> Tensor:
