@@ -80,6 +80,19 @@ def test_the_gradient_is_that_of_the_sum_of_mean_losses(tokens):
         assert float((found[name] - value).norm()) <= 2e-6 * float(value.norm()) + 1e-9, name
 
 
+@pytest.mark.parametrize("tokens", [0, 40])
+def test_two_processes_have_the_gradient_of_one(tokens):
+    """DDP averages over processes what `_scaled` has multiplied by their number: the sum of share times loss."""
+    config = stage(image=task(tokens=tokens))
+    one, two = TokenizerModule(tiny_tokenizer(PATCH), config), TokenizerModule(tiny_tokenizer(PATCH), config)
+    one.training_step(batches(config)[0], 0).backward()
+    for rank in (0, 1):
+        batch = batches(config, rank, 2)[0]
+        (two.loss(batch)[0].total * batch.share).backward()
+    expected, found = gradients(one), gradients(two)
+    assert all(float((found[n] - g).norm()) <= 1e-6 * float(g.norm()) + 1e-9 for n, g in expected.items())
+
+
 def test_losses_of_a_step_are_means_over_its_parts():
     config = stage(2, ("u",))
     module = TokenizerModule(tiny_tokenizer(PATCH), config)
@@ -109,7 +122,7 @@ def test_captions_and_labels_reach_the_losses():
         ("stages.images.every_step.u={source: image/shapes, weight: 2}", "weight 2.0 has no meaning for a task of ev"),
         ("stages.images.micro=3", "batch 4 of task 'image' must be divisible by micro 3"),
         ("stages.images.micro=0", "micro must be positive"),
-        ("stages.images.grow=scroes", "grow must be one of random, scores, motion"),
+        ("stages.images.grow=scroes", "grow must be one of random, scores, "),
         ("strategy=dpp", "strategy must be one of auto, ddp, fsdp"),
         ("devices=two", "devices must be a number or 'auto', got 'two'"),
         ("devices=0", "devices must be positive"),
