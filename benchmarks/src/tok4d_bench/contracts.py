@@ -75,10 +75,12 @@ class Subject(ABC):
         digest: SHA-256 of all that decides its output (weights, settings, library versions where they matter).
         reconstructs, embeds: modalities that it can do this for.
         discrete: whether `Restored.bits` is given.
+        spec: what `load_subject` made it from; empty: it was made by hand.
     """
 
     name: str
     digest: str
+    spec: str = ""
     reconstructs: tuple[str, ...] = ()
     embeds: tuple[str, ...] = ()
     discrete: bool = False

@@ -103,6 +103,7 @@ class Document:
         return {
             **content,
             "values": values_digest(content),
+            "spec": self.subject.spec,
             "seed": self.settings.seed,
             "threads": self.settings.threads,
             "versions": _packages(),

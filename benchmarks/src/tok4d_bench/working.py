@@ -59,11 +59,17 @@ class Worker:
         kept = {name: values[self.group.kept] for name, values in columns.items()}
         return Part(kept, np.array(self.group.index, dtype=np.int64), self.group.bad)
 
+    @torch.no_grad()
+    def restored(self) -> list[Timed]:
+        """What the subject makes of the samples of the group: the same bits in every run."""
+        found: list[Timed] = self._once("restored", self._restore)
+        return found
+
     def _results(self, measure: Measure) -> Any:
         if measure.kind == "timing":
-            return self._once("restored", self._restore)
+            return self.restored()
         if measure.kind == "pair":
-            return [timed.restored for timed in self._once("restored", self._restore)]
+            return [timed.restored for timed in self.restored()]
         if measure.kind == "embedding":
             return self._once("embedding", lambda: self._vectors(self.subject.embed(self.group.samples)))
         where = measure.where

@@ -44,4 +44,5 @@ def load_subject(spec: str, device: str = "cpu", dtype: str = "float32") -> Subj
     subject = make(asked.kind, asked.source, options, str(pick_device(device)), dtype)
     if name is not None:
         subject.name = str(name)
+    subject.spec = spec if "dtype" in asked.options or dtype == DTYPES[0] else f"{spec},dtype={dtype}"
     return subject

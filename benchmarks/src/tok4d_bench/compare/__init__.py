@@ -1,0 +1,1 @@
+"""Runs and published figures side by side, with every difference of protocol between them."""

@@ -1,0 +1,131 @@
+"""Files that a page shows: pictures, clips, viewers, and maps of where a reconstruction errs.
+
+N = pictures, H, W = height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tok4d.errors import Tok4dError
+from tok4d.modality import Modality, Sample
+from tok4d.plugins.registry import modality
+from tok4d_bench.prepare import is_pictures
+
+LONGEST = 1024  # pixels of a side that a page shows
+LEAST_SCALE = 4 / 255  # of the full range: below, rounding to 8 bits would fill a map
+_RAMP = np.array([[0, 0, 4], [74, 16, 110], [170, 45, 92], [236, 104, 38], [252, 190, 60], [252, 255, 200]], np.float64)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture of a page.
+
+    Attributes:
+        title, alt: caption, and what it shows for those who do not see it.
+        picture: file, relative to the page.
+        clip: `.mp4` to play in its place; empty: none.
+        viewer: `.html` to turn it; empty: none.
+        small: enlarge it without smoothing.
+        note: what is to be said of it, such as that a file could not be written.
+    """
+
+    title: str
+    alt: str
+    picture: str = ""
+    clip: str = ""
+    viewer: str = ""
+    small: bool = False
+    note: str = ""
+
+
+def show(sample: Sample, out: Path, stem: str, title: str, alt: str) -> Shown:
+    """Write what a page shows of a sample below `out`; what cannot be written is said in `note`."""
+    host = modality(sample.modality)
+    previews = host.preview(sample)
+    made: dict[str, Any] = {}
+    if previews:
+        picture = previews[0]
+        made["small"] = max(picture.size) <= LONGEST // 4
+        picture.thumbnail((LONGEST, LONGEST))
+        picture.save(out / f"{stem}.png")
+        made["picture"] = f"{out.name}/{stem}.png"
+    if host.shows:
+        file = out / f"{stem}{host.shows}"
+        try:
+            host.write(sample, file)
+            made["viewer" if host.shows == ".html" else "clip"] = f"{out.name}/{file.name}"
+        except Tok4dError as error:
+            made["note"] = f"no {host.shows}: {error}"
+    return Shown(title, alt, **made)
+
+
+def error_maps(original: Sample, restored: Mapping[str, Sample]) -> tuple[dict[str, Sample | Image.Image], float]:
+    """Mean absolute error over the colours at every pixel, as colours, on one scale for all reconstructions.
+
+    Args:
+        restored: by subject.
+
+    Returns:
+        A sample of pictures or a picture a subject, none where nothing can be compared; and the error at the end of
+        the scale, as a part of the full range.
+    """
+    host = modality(original.modality)
+    wanted = _pictures(host, original)
+    errors: dict[str, Tensor] = {}
+    for label, sample in restored.items():
+        got = _pictures(host, sample)
+        if wanted is not None and got is not None and got.shape == wanted.shape:
+            errors[label] = (got - wanted).abs().mean(-3) / 2
+    if not errors:
+        return {}, 0.0
+    scale = max(LEAST_SCALE, *(float(error.flatten().float().quantile(0.999)) for error in _thin(errors.values())))
+    made: dict[str, Sample | Image.Image] = {}
+    for label, error in errors.items():
+        colours = _coloured(error / scale)
+        if is_pictures(original.data[host.field]):
+            values = torch.from_numpy(colours).movedim(-1, -3).float() / 127.5 - 1
+            made[label] = replace(original, data={host.field: values.reshape(original.data[host.field].shape)})
+        else:
+            made[label] = Image.fromarray(colours[0])
+    return made, scale
+
+
+def show_picture(picture: Image.Image, out: Path, stem: str, title: str, alt: str) -> Shown:
+    """Write one picture."""
+    small = max(picture.size) <= LONGEST // 4
+    picture.thumbnail((LONGEST, LONGEST))
+    picture.save(out / f"{stem}.png")
+    return Shown(title, alt, f"{out.name}/{stem}.png", small=small)
+
+
+def _pictures(host: Modality, sample: Sample) -> Tensor | None:
+    """`[N, 3, H, W]` in [-1, 1]: the sample's own pictures, or the one that shows it."""
+    found = host.pictures(sample)
+    if found is not None:
+        return found.detach().float().clamp(-1, 1)
+    previews = host.preview(sample)
+    if not previews:
+        return None
+    return torch.from_numpy(np.array(previews[0].convert("RGB"))).movedim(-1, 0).float()[None] / 127.5 - 1
+
+
+def _thin(errors: Any, most: int = 1 << 20) -> Sequence[Tensor]:
+    """Every k-th value: quantiles take only so many."""
+    return [error.flatten()[:: max(1, error.numel() // most)] for error in errors]
+
+
+def _coloured(share_NHW: Tensor) -> np.ndarray:
+    """uint8 `[N, H, W, 3]` of shares of the scale, from black over red to yellow."""
+    place = share_NHW.clamp(0, 1).numpy() * (len(_RAMP) - 1)
+    low = np.minimum(place.astype(np.int64), len(_RAMP) - 2)
+    part = (place - low)[..., None]
+    return np.asarray((_RAMP[low] * (1 - part) + _RAMP[low + 1] * part).round(), dtype=np.uint8)
