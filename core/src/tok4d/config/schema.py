@@ -30,7 +30,7 @@ __all__ = [
 
 PRECISIONS = ("float32", "bf16")
 INITS = ("none", "linear", "siglip2")
-GROWTHS = ("random", "scores", "motion")
+GROWTHS = ("random", "scores", "clips")
 STRATEGIES = ("auto", "ddp", "fsdp")
 ON_NAN = ("stop", "skip")
 _STAGE_NAME = re.compile(r"\w[\w.-]*")  # part of the names of checkpoint folders
@@ -110,7 +110,8 @@ class StageConfig:
             other frames, so that a model of pictures begins with stills.
         latent: latent channels from this stage on; None: as they are. Only more, never fewer.
         grow: what the new latent channels hold at first: `random` small values that the decoder does not read yet, or
-            for a model of `init: linear` the PCA `scores` that follow or the `motion` of the stage's clips.
+            for a model of `init: linear` the PCA `scores` that follow. `clips` does that and gives clips a PCA of their
+            own beside that of pictures (`tok4d.weights.linear_modes`); it takes the last channel to tell them apart.
         quantizer: FSQ from this stage on; None: as it is.
     """
 
@@ -185,7 +186,7 @@ class Curriculum:
     """A training run: a model and an explicit order of stages.
 
     Attributes:
-        init: `linear` starts at the PCA of the first task's patches (see `tok4d.weights.linear`), `siglip2` with a
+        init: `linear` starts at the PCA of the first stage's patches (see `tok4d.weights.linear`), `siglip2` with a
             SigLIP2 vision tower in the encoder (see `tok4d.weights.siglip2`), `none` at random.
         init_samples: samples drawn from the first stage for `init: linear`.
         init_from: folder or hub id of the tower for `init: siglip2`.

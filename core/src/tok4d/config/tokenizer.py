@@ -14,7 +14,7 @@ POSITIONS = ("joint", "table", "rope")
 TABLE_EXTENTS = ("grid", "tokens")
 TABLE_RESIZES = ("bilinear", "bicubic")
 WINDOWS = ("sample", "batch")
-TEXT_TOWERS = ("siglip2", "minilm")
+TEXT_TOWERS = ("siglip2", "minilm", "words")
 MAX_BLOCKS = 1000
 MAX_LEVELS = 1000  # beyond, FSQ's rounding margin would reach past the outermost level
 
@@ -69,7 +69,7 @@ class TextConfig:
     """The text tower that a model's embeddings are aligned with; what zero-shot classification compares them to.
 
     Attributes:
-        kind: `siglip2` or `minilm`.
+        kind: `siglip2`, `minilm`, or `words` (without weights, for tests and first steps).
         source: folder or hub id of the tower's weights; empty for one that comes from a package registry.
         log_scale, bias: of the sigmoid loss, logit = exp(log_scale) * cosine + bias (the released models' constants;
             towers trained from scratch start at log 10 = 2.3026 and -10).

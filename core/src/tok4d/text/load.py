@@ -16,8 +16,8 @@ def load_text_encoder(
     """A text tower, ready to encode.
 
     Args:
-        kind: `siglip2` (SigLIP too), or `minilm`.
-        source: folder or hub id of its weights; empty for `minilm`, which a package registry has.
+        kind: `siglip2` (SigLIP too), `minilm`, or `words`, which has no weights.
+        source: folder or hub id of its weights; empty for `minilm`, which a package registry has; a width for `words`.
         device: where it computes.
         report: receives a line of progress of a fetch at a time.
 
@@ -34,4 +34,8 @@ def load_text_encoder(
         from tok4d.text.minilm import MiniLMText
 
         return MiniLMText(source, device, report)
+    if kind == "words":
+        from tok4d.text.words import WordsText
+
+        return WordsText(source, device)
     raise ConfigError(unknown_name("text tower", kind, TEXT_TOWERS))

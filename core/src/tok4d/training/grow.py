@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from tok4d.config.loader import load_preset
 from tok4d.config.schema import Curriculum, FSQConfig, StageConfig, TokenizerConfig
 from tok4d.data.batches import Batch, StageBatches
 from tok4d.errors import ConfigError
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.training.optim import AveragedWeights
-from tok4d.training.start import fit_pca, sample_patches
+from tok4d.training.start import pca_of, sample_patches
 from tok4d.weights.growth import (
     discrete_config,
     new_rows,
@@ -26,7 +27,8 @@ from tok4d.weights.growth import (
     widened,
     wider_config,
 )
-from tok4d.weights.linear_growth import grow_motion, grow_scores
+from tok4d.weights.linear_growth import grow_scores
+from tok4d.weights.linear_modes import add_clips
 
 LATENT_BATCHES = 8
 MAX_TOKENS = 200_000
@@ -63,8 +65,8 @@ def begin_stage(curriculum: Curriculum, name: str, learned: Learned) -> Learned:
     before = learned.model.config.latent
     if stage.latent is not None and stage.latent != before:
         learned = widen(learned, stage.latent, curriculum.seed)
-        if stage.grow != "random":
-            _fill(curriculum, stage, learned, before)
+    if stage.grow != "random":
+        _fill(curriculum, stage, learned, before)
     if stage.quantizer is not None:
         scale = torch.ones(learned.model.config.latent)
         if learned.model.quantizer is None:
@@ -167,16 +169,15 @@ def latent_scale(model: Tokenizer, batches: Iterator[Batch]) -> Tensor:
 
 def _fill(curriculum: Curriculum, stage: StageConfig, learned: Learned, before: int) -> None:
     """Content for the new channels of a model that started linearly."""
-    size, samples, seed = learned.model.patch_size, curriculum.init_samples, curriculum.seed
-    first = next(iter(curriculum.stages[curriculum.order[0]].tasks.values()))
-    pca = fit_pca(first, size, samples, seed)
+    size, tasks = learned.model.patch_size, list(stage.tasks.values())
+    begun = load_preset(curriculum.model.preset, curriculum.model.overrides).latent
+    pictures = pca_of(list(curriculum.stages[curriculum.order[0]].tasks.values()), size, curriculum)
+    if learned.model.config.latent > before:
+        learned.both(lambda model: grow_scores(model, pictures, begun, before))
     if stage.grow == "scores":
-        learned.both(lambda model: grow_scores(model, pca, before))
         return
-    found = [sample_patches(task, size, samples, seed) for task in stage.tasks.values()]
-    clips = [patches for patches in found if patches.shape[1] > len(pca.mean)]
-    if not clips:
-        raise ConfigError("grow: motion: no task of this stage has samples of more than one frame")
-    width = max(patches.shape[1] for patches in clips)
-    every = torch.cat([patches for patches in clips if patches.shape[1] == width])
-    learned.both(lambda model: grow_motion(model, pca, before, every))
+    wide = [task for task in tasks if sample_patches(task, size, 1, curriculum.seed).shape[1] > len(pictures.mean)]
+    if not wide:
+        raise ConfigError("grow: clips: no task of this stage has samples of more than one frame")
+    clips = pca_of(wide, size, curriculum)
+    learned.both(lambda model: add_clips(model, pictures, clips, begun))

@@ -4,6 +4,8 @@ or with a SigLIP2 vision tower in the encoder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,11 +36,30 @@ def fresh_model(curriculum: Curriculum) -> Tokenizer:
         torch.manual_seed(curriculum.seed)
         model = Tokenizer(config)
     if curriculum.init == "linear":
-        task = next(iter(curriculum.stages[curriculum.order[0]].tasks.values()))
-        init_linear(model, fit_pca(task, model.patch_size, curriculum.init_samples, curriculum.seed))
+        tasks = list(curriculum.stages[curriculum.order[0]].tasks.values())
+        init_linear(model, pca_of(tasks, model.patch_size, curriculum))
     elif curriculum.init == "siglip2":
         init_from_siglip2(model, curriculum.init_from)
     return model
+
+
+def pca_of(tasks: Sequence[TaskConfig], patch_size: PatchSize, curriculum: Curriculum) -> PatchPCA:
+    """PCA of the patches of several tasks, each with its share of `init_samples` and of 100,000 patches.
+
+    Tasks whose patches hold other numbers of values than the first one's are left out.
+
+    Raises:
+        DataError: when a task has no sample that can be read.
+    """
+    total = sum(task.weight for task in tasks)
+    found: list[Tensor] = []
+    for task in tasks:
+        share = task.weight / total
+        count = max(1, round(curriculum.init_samples * share))
+        patches = sample_patches(task, patch_size, count, curriculum.seed)[: max(1, round(MAX_PATCHES * share))]
+        if not found or patches.shape[1] == found[0].shape[1]:
+            found.append(patches)
+    return PatchPCA.fit(torch.cat(found))
 
 
 def fit_pca(task: TaskConfig, patch_size: PatchSize, samples: int, seed: int) -> PatchPCA:

@@ -1,0 +1,233 @@
+"""Clips beside pictures for a model that started linearly: two PCAs in one transformer, and a switch between them.
+
+A picture fills frame 0 of its patch and leaves the others at exactly zero; a clip fills all. One set of latent channels
+cannot serve both linearly: what describes motion is lost to the detail of pictures, and the other way round. Here a few
+neurons tell the two apart and choose the basis, so that pictures begin at their own PCA and clips at theirs, each with
+L - 1 components; the last channel says which it is. Everything else of the model stays as it was trained.
+
+Encoder: the first block's MLP takes absolute values of simple averages over frames 1 to F - 1, the second makes their
+sum 0 or 1 (`is a clip`), the third exchanges scores. Decoder: the first block makes the last channel 0 or 1, the second
+exchanges. A pair of neurons passes a value x exactly, since gelu(x) - gelu(-x) = x, or not at all when a large amount
+is subtracted from both, since gelu vanishes there.
+
+S = signal channels of the stream, L = latent channels, J = L - 1 exchanged scores, P = values of a frame, F = frames of
+a patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tok4d.errors import ConfigError
+from tok4d.model.pca import PatchPCA
+from tok4d.model.stack import Stack
+from tok4d.model.tokenizer import Tokenizer
+from tok4d.nn.block import Block
+from tok4d.weights.linear import CONSTANTS, Plan, plan_of
+
+SHRUNK = 0.25  # clip scores in the encoder's stream: small beside the constants, so that the norms stay near-linear
+PROBES = 6  # averages that are all zero only where frames 1 to F - 1 are blank
+SHARP = 100.0  # of the absolute value of a probe
+FULL = 10.0  # width of the step from 0 to 1, in the argument of gelu
+STEEP = (300.0, 40.0)  # of that step, in encoder and decoder: there the switch is a latent already
+CLOSED = 12.0  # deviations that a closed pair of neurons subtracts
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Orthonormal directions `[S, n]` in a stream's signal channels, one per purpose, in units of `amplitude`."""
+
+    old: Tensor  # scores of pictures [S, J]
+    new: Tensor  # scores of clips [S, J]
+    probes: Tensor  # [S, PROBES]
+    total: Tensor  # [S, 1] sum of the probes' absolute values
+    switch: Tensor  # [S, 1] 0 or 1
+
+    @property
+    def spare(self) -> Tensor:
+        """All but the old ones, `[S, J + PROBES + 2]`."""
+        return torch.cat([self.new, self.probes, self.total, self.switch], 1)
+
+
+@torch.no_grad()
+def add_clips(model: Tokenizer, pictures: PatchPCA, clips: PatchPCA, before: int) -> None:
+    """Give a model of pictures a second basis, for clips.
+
+    Args:
+        model: a tokenizer that began as `init_linear(..., pictures)`.
+        pictures: the PCA it began with, of P values.
+        clips: a PCA of patches of clips, of F * P values.
+        before: latent channels that it began with; those since then hold the scores that follow (`grow_scores`).
+
+    Raises:
+        ConfigError: for a model that is too small, or PCAs that do not fit it.
+    """
+    count, frames = model.config.latent - 1, model.patch_size[0]
+    per = len(pictures.mean)
+    if frames < 2 or len(clips.mean) != per * frames:
+        raise ConfigError(
+            f"a basis for clips needs a start on pictures and patches of several frames; the PCA of pictures has {per} "
+            f"values, that of clips {len(clips.mean)}, a patch {frames} frames"
+        )
+    needed = 2 * count + PROBES + 2
+    for article, name, stack, blocks in (("an", "encoder", model.encoder, 3), ("a", "decoder", model.decoder, 2)):
+        plan = plan_of(pictures, stack.input_layer.out_features, before)
+        neurons = stack.blocks[0].mlp.mlp[0].out_features
+        if len(stack.blocks) < blocks or min(len(plan.deviations), neurons) < needed:
+            raise ConfigError(
+                f"a basis for clips needs {article} {name} of at least {blocks} blocks, "
+                f"{needed + CONSTANTS + 1} channels and {needed} neurons"
+            )
+    encoder, decoder = (plan_of(pictures, s.input_layer.out_features, before) for s in (model.encoder, model.decoder))
+    _encode(model, encoder, clips, count)
+    _decode(model, decoder, clips, count)
+
+
+def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, count: int) -> None:
+    encoder, per = model.encoder, len(plan.mean)
+    columns, scale = _columns(plan, count), SHRUNK / plan.unit
+    directions = clips.components[:, :count].T
+    weight, bias = encoder.input_layer.weight, encoder.input_layer.bias
+    assert bias is not None
+    probes = _probes(per, len(clips.mean) // per)
+    rows = torch.cat([directions, probes, torch.zeros(2, len(clips.mean))])
+    offset = torch.cat([-(directions @ clips.mean), torch.zeros(PROBES + 2)])
+    _replace(weight[CONSTANTS:], columns.spare, rows * scale)
+    _replace(bias[CONSTANTS:, None], columns.spare, offset[:, None] * scale)
+    deviations = clips.deviations[:count].clamp_min(1e-3)
+    _make_room(encoder, plan, columns.spare, torch.cat([deviations, torch.ones(PROBES + 2)]) * scale)
+    blocks = [_Neurons(block, plan, scale) for block in encoder.blocks]
+    for column in columns.probes.T[:, :, None].unbind(0):
+        for sign in (1.0, -1.0):
+            blocks[0].add(blocks[0].reads(column, sign * SHARP), 0.0, columns.total * scale / SHARP)
+    _step(blocks[1], columns, STEEP[0], 0.0, scale)
+    for j in range(count):
+        old, new_j = columns.old[:, j : j + 1], columns.new[:, j : j + 1]
+        # Both scores whitened: what a clip's score is more than the picture's takes that one's place.
+        more = blocks[2].reads(new_j, 1 / float(deviations[j]))
+        more = more - blocks[2].reads(old, 1 / float(plan.deviations[j]) * SHRUNK)
+        opening = blocks[2].reads(columns.switch, CLOSED)
+        written = old * (plan.deviations[j] / plan.unit)
+        blocks[2].pair(more, opening, written)
+    last = model.config.latent - 1
+    model.proj.weight[last] = 0
+    model.proj.weight[last, CONSTANTS:] = columns.switch[:, 0] / scale
+
+
+def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, count: int) -> None:
+    decoder = model.decoder
+    columns, scale = _columns(plan, count), 1 / plan.unit
+    spare = columns.spare
+    weight = decoder.input_layer.weight[CONSTANTS:]
+    weight[:, count] = columns.total[:, 0] * scale  # the last latent: 0 for pictures, 1 for clips
+    weight[:, :count] -= spare @ (spare.T @ weight[:, :count])
+    deviations = clips.deviations[:count].clamp_min(1e-3)
+    _make_room(decoder, plan, columns.spare, torch.cat([deviations, torch.ones(PROBES + 2)]) * scale)
+    blocks = [_Neurons(block, plan, scale) for block in decoder.blocks]
+    _step(blocks[0], columns, STEEP[1], 0.5, scale)
+    for j in range(count):
+        old, new_j = columns.old[:, j : j + 1], columns.new[:, j : j + 1]
+        value = blocks[1].reads(old, 1 / float(plan.deviations[j]))
+        opening = blocks[1].reads(columns.switch, CLOSED)
+        written = (new_j * deviations[j] - old * plan.deviations[j]) * scale
+        blocks[1].pair(value, opening, written)
+    out = decoder.out_layer.weight
+    wanted = torch.zeros(len(out), spare.shape[1])
+    wanted[: len(clips.mean), :count] = clips.components[:, :count] / scale
+    shown = out[: len(clips.mean), :CONSTANTS] @ (plan.signs * plan.constant / plan.rms)
+    wanted[: len(clips.mean), -1] = (clips.mean - shown) / scale  # the constants show the mean of pictures
+    _replace(out[:, CONSTANTS:].T, spare, wanted.T)
+
+
+def _step(neurons: _Neurons, columns: _Columns, steep: float, middle: float, scale: float) -> None:
+    """`switch` = 0 where `total` is at or below `middle`, 1 where it is `FULL / steep` above."""
+    argument = neurons.reads(columns.total, steep)
+    for sign, shift in ((1.0, 0.0), (-1.0, FULL)):
+        neurons.add(argument, -steep * middle - shift, sign / FULL * columns.switch * scale)
+
+
+def _make_room(stack: Stack, plan: Plan, spare: Tensor, amplitudes: Tensor) -> None:
+    """Let nothing trained so far write or read the directions `spare` `[S, n]`; the norms bring them to one scale.
+
+    Whatever else the blocks do stays exactly as it is.
+    """
+    assert stack.pos_embedder is not None
+    outs: list[Tensor] = [stack.pos_embedder.position_embedding.weight.T]
+    end = CONSTANTS + plan.basis.shape[1]
+    places = slice(end - len(amplitudes), end)
+    for block in stack.blocks:
+        assert isinstance(block, Block)
+        first, last = block.mlp.mlp[0], block.mlp.mlp[2]
+        for norm, reader in ((block.norm1, block.attn.to_qkv), (block.norm2, first)):
+            change = plan.rms / amplitudes / norm.weight[places]
+            reader.weight[:, places] /= change
+            for values in (norm.weight, getattr(norm, "bias", None)):
+                if values is not None:
+                    values[places] *= change
+            gains = norm.weight[CONSTANTS:, None]
+            reader.weight[:, CONSTANTS:] -= reader.weight[:, CONSTANTS:] @ (gains * spare) @ (spare / gains).T
+        for linear in (block.attn.to_out, last):
+            outs += [linear.weight] if linear.bias is None else [linear.weight, linear.bias[:, None]]
+    for values in outs:
+        values[CONSTANTS:] -= spare @ (spare.T @ values[CONSTANTS:])
+
+
+def _columns(plan: Plan, count: int) -> _Columns:
+    """The leading scores' directions, and those of the least ones for what is new."""
+    end = plan.basis.shape[1]
+    new, probes = end - count - PROBES - 2, end - PROBES - 2
+    return _Columns(
+        plan.basis[:, :count],
+        plan.basis[:, new:probes],
+        plan.basis[:, probes : end - 2],
+        plan.basis[:, end - 2 : end - 1],
+        plan.basis[:, end - 1 :],
+    )
+
+
+def _probes(per: int, frames: int) -> Tensor:
+    """Averages over frames 1 to F - 1 `[PROBES, F * P]`: three colours, and three halves of the pixels' order."""
+    place = torch.arange(per)
+    signs = [((place * 2**k // per) % 2) * 2.0 - 1 for k in (1, 2, 3)]
+    rows = torch.stack([(place % 3 == colour).float() * 3 for colour in range(3)] + signs) / (per * (frames - 1))
+    return torch.cat([torch.zeros(PROBES, per), rows.repeat(1, frames - 1)], 1)
+
+
+def _replace(weight: Tensor, columns: Tensor, rows: Tensor) -> None:
+    """Exchange what lies along `columns` `[S, n]` (orthonormal) of a matrix `[S, in]` for `rows` `[n, in]`."""
+    weight.add_(columns @ (rows - columns.T @ weight))
+
+
+class _Neurons:
+    """Neurons of one block's MLP to be set one by one; those that do least so far are taken first."""
+
+    def __init__(self, block: nn.Module, plan: Plan, scale: float) -> None:
+        assert isinstance(block, Block)
+        self.plan, self.scale = plan, scale
+        self.gains = block.norm2.weight[CONSTANTS:] / plan.rms  # stream -> what the MLP sees
+        self.one = block.norm2.weight[:CONSTANTS] * plan.signs * plan.constant / plan.rms  # sees a constant as this
+        self.first, self.last = block.mlp.mlp[0], block.mlp.mlp[2]
+        self.free = self.last.weight.norm(dim=0).argsort(stable=True).tolist()
+
+    def reads(self, column: Tensor, factor: float) -> Tensor:
+        """Weights `[S]` that read `factor` times the amount along a direction `[S, 1]`, in its own units."""
+        return column[:, 0] / self.gains * (factor / self.scale)
+
+    def add(self, weights: Tensor, bias: float, written: Tensor) -> None:
+        """One neuron: gelu(weights . stream + bias) times `written` `[S, 1]`; the bias comes from the constants."""
+        place = self.free.pop(0)
+        self.first.weight[place] = 0
+        self.first.weight[place, CONSTANTS:] = weights
+        self.first.weight[place, :CONSTANTS] = bias * self.one / self.one.square().sum()
+        if self.first.bias is not None:
+            self.first.bias[place] = 0
+        self.last.weight[:, place] = 0
+        self.last.weight[CONSTANTS:, place] = written[:, 0]
+
+    def pair(self, value: Tensor, opening: Tensor, written: Tensor) -> None:
+        """Two neurons that write a value where the switch is 1 and nothing where it is 0."""
+        self.add(value + opening, -CLOSED, written)
+        self.add(-value + opening, -CLOSED, -written)
