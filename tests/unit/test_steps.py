@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tok4d import Tokenizer
 from tok4d.config.loader import load_curriculum
 from tok4d.config.schema import StageConfig, TaskConfig
 from tok4d.data.batches import StageBatches
 from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d.testing.models import tiny_tokenizer
-from tok4d.training.module import TokenizerModule, targets
+from tok4d.training.module import StageLoss, TokenizerModule, targets
 from tok4d.training.parallel import clip
 
 PATCH = (1, 8, 8)
@@ -178,3 +180,17 @@ def test_clipping_by_hand():
     assert float(clip(parameters, 1.0)) == pytest.approx(5.0)
     assert float(parameters[0].grad) == pytest.approx(0.6, rel=1e-5)
     assert parameters[2].grad is None
+
+
+def test_a_task_of_meaning_alone_decodes_nothing(monkeypatch):
+    """Its decoder would only cost time."""
+    stack = {"width": 16, "heads": 2, "blocks": 1, "mlp": 16}
+    text = {"kind": "words", "width": 64, "log_scale": 2.3026, "bias": -10.0}
+    model = Tokenizer.from_preset("tiny", encoder=stack, decoder=stack, text=text, patch_size=list(PATCH))
+    monkeypatch.setattr(model, "decode", lambda *_: pytest.fail("decoded"))
+    config = stage(a=replace(task(), losses={"sigmoid": {"weight": 1.0, "text": {"kind": "words"}}}))
+    loss, encoded = StageLoss(model, config).loss(batches(config)[0])
+    loss.total.backward()
+    assert encoded.embedding.shape == (4, 64)
+    assert all(parameter.grad is None for parameter in model.decoder.parameters())
+    assert float(model.text_head.proj.weight.grad.abs().sum()) > 0

@@ -32,6 +32,7 @@ def test_operations_of_two_pictures_by_hand():
     assert forward_flops(CONFIG, tokens) == 2 * (encoder + 8 * 16 * 8 + decoder)
     pooled = 8 * 16 * 32 + 16 * 16 + 2 * 8 * 16 + 2 * 16 * 16 + 2 * 2 * 16 * 24
     assert forward_flops(CONFIG, tokens, pool=True) == 2 * (encoder + 8 * 16 * 8 + decoder + pooled)
+    assert forward_flops(CONFIG, tokens, decode=False) == 2 * (encoder + 8 * 16 * 8)
     aligned = replace(CONFIG, text=TextConfig(width=10))
     assert forward_flops(aligned, tokens, pool=True) == 2 * (encoder + 8 * 16 * 8 + decoder + pooled + 2 * 16 * 10)
 
@@ -89,7 +90,7 @@ def test_shares_and_rates_of_a_stage():
     now = [100.0]
     throughput = Throughput("float32", clock=lambda: now[0])
     logged: dict[str, float] = {}
-    tasks = {"small": SimpleNamespace(pools=False), "large": SimpleNamespace(pools=True)}
+    tasks = {"small": SimpleNamespace(pools=False, restores=True), "large": SimpleNamespace(pools=True)}
     model = SimpleNamespace(config=CONFIG)
     module: Any = SimpleNamespace(objectives=tasks, tokenizer=model, device=torch.device("cpu"), log_dict=logged.update)
     trainer: Any = SimpleNamespace(is_global_zero=False, world_size=2)

@@ -27,9 +27,11 @@ class Term(nn.Module):
 
     Class attributes:
         pools: whether it reads `encoded.embedding`; encoding pools only where some term does.
+        restores: whether it reads the reconstruction; where no term does, nothing is decoded, and the targets stand in.
     """
 
     pools: ClassVar[bool] = False
+    restores: ClassVar[bool] = True
 
     @abstractmethod
     def forward(self, target: Sequence[Sample], reconstruction: Sequence[Sample], encoded: Encoded) -> Tensor:
@@ -58,6 +60,7 @@ class Objective(nn.Module):
         self.weights = {name: weight for name, (weight, _) in terms.items()}
         self.terms = nn.ModuleDict({name: term for name, (_, term) in terms.items()})
         self.pools = any(term.pools for _, term in terms.values())
+        self.restores = any(term.restores for _, term in terms.values())
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> Objective:

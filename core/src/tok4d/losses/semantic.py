@@ -48,6 +48,7 @@ class Sigmoid(Term):
     """
 
     pools = True
+    restores = False
     name = "sigmoid"
 
     def __init__(
@@ -106,6 +107,7 @@ class Distillation(Term):
     """
 
     pools = True
+    restores = False
     name = "distill"
 
     def __init__(

@@ -59,6 +59,8 @@ def _mean(errors: Tensor) -> Tensor:
 class KL(Term):
     """KL divergence of the posterior to the standard normal per token (nats), averaged over a sample's tokens."""
 
+    restores = False
+
     def forward(self, target: Sequence[Sample], reconstruction: Sequence[Sample], encoded: Encoded) -> Tensor:
         kl_T = encoded.posterior.kl()
         seqs = encoded.features.seqs

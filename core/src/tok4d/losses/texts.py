@@ -30,7 +30,7 @@ class TextOptions:
     """Which text tower.
 
     Attributes:
-        kind: `minilm` or `siglip2`.
+        kind: `minilm`, `siglip2` or `words`.
         source: folder or hub id of its weights; empty for `minilm`, whose package is fetched.
         disk: keep the embedding of every text in `$TOK4D_CACHE/text`, a small file each.
 

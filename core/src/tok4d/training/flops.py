@@ -23,28 +23,26 @@ _SIDE = {"cpu": 1024}  # of the square matrices; elsewhere larger ones are neede
 _SIDE_ELSEWHERE = 8192
 
 
-def forward_flops(config: TokenizerConfig, tokens: TokenSet, *, pool: bool = False) -> int:
+def forward_flops(config: TokenizerConfig, tokens: TokenSet, *, pool: bool = False, decode: bool = True) -> int:
     """Operations of encoding and decoding a batch once, dense: padded channels count. Training costs three times that.
 
     Args:
         config: of the model.
         tokens: the batch; coordinates decide which tokens attend to which (temporal tiles, keys of the tile before).
         pool: with attention pooling and the text head.
+        decode: with the decoder; without it, a task of meaning alone.
     """
     frames, height, width = config.patch_size
     ends = patch_width((frames, height, width))
     seen = tile(tokens, config.tile_steps, 0, config.windows)
     made = tile(tokens, config.tile_steps, config.cached_steps, config.windows)
     total, enc, dec = tokens.num_tokens, config.encoder, config.decoder
-    return (
-        _product(total, ends, enc.width)
-        + _blocks(enc, total, seen)
-        + _product(total, enc.width, 2 * config.latent)
-        + (_pooling(config, total, len(tokens)) if pool else 0)
-        + _product(total, config.latent, dec.width)
-        + _blocks(dec, total, made)
-        + _product(total, dec.width, ends)
-    )
+    encoding = _product(total, ends, enc.width) + _blocks(enc, total, seen)
+    encoding += _product(total, enc.width, 2 * config.latent) + (_pooling(config, total, len(tokens)) if pool else 0)
+    if not decode:
+        return encoding
+    decoding = _product(total, config.latent, dec.width) + _blocks(dec, total, made)
+    return encoding + decoding + _product(total, dec.width, ends)
 
 
 def _product(rows: int, inner: int, columns: int) -> int:

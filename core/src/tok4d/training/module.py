@@ -51,10 +51,13 @@ class StageLoss(nn.Module):
     def loss(self, batch: Batch) -> tuple[Loss, Encoded]:
         """The same, with what the encoder gave."""
         target = targets(batch)
-        encoded = self.tokenizer.encode(batch.tokens, pool=self.objectives[batch.task].pools)
+        objective = self.objectives[batch.task]
+        encoded = self.tokenizer.encode(batch.tokens, pool=objective.pools)
+        if not objective.restores:
+            return objective(target, target, encoded), encoded
         latents = self.latents(encoded, batch)
         got = unpatchify(self.tokenizer, batch, self.tokenizer.decode(latents))
-        return self.objectives[batch.task](target, got, encoded), encoded
+        return objective(target, got, encoded), encoded
 
     def latents(self, encoded: Encoded, batch: Batch) -> TokenSet:
         """What the decoder trains on: FSQ codes, else the posterior's sample or mean as the stage says."""

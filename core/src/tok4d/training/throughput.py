@@ -119,8 +119,8 @@ class Throughput(pl.Callback):
         self.sums.working += now - self._mark
         self._mark = now
         module = cast(TokenizerModule, pl_module)
-        pool = module.objectives[batch.task].pools
-        flops = TRAINING * forward_flops(module.tokenizer.config, batch.tokens, pool=pool)
+        asked = module.objectives[batch.task]
+        flops = TRAINING * forward_flops(module.tokenizer.config, batch.tokens, pool=asked.pools, decode=asked.restores)
         self.sums.add(batch, flops)
         pl_module.log_dict(self.sums.figures())
 
