@@ -90,7 +90,7 @@ def test_shares_and_rates_of_a_stage():
     now = [100.0]
     throughput = Throughput("float32", clock=lambda: now[0])
     logged: dict[str, float] = {}
-    tasks = {"small": SimpleNamespace(pools=False, restores=True), "large": SimpleNamespace(pools=True)}
+    tasks = {"small": SimpleNamespace(pools=False, restores=True), "large": SimpleNamespace(pools=True, restores=True)}
     model = SimpleNamespace(config=CONFIG)
     module: Any = SimpleNamespace(objectives=tasks, tokenizer=model, device=torch.device("cpu"), log_dict=logged.update)
     trainer: Any = SimpleNamespace(is_global_zero=False, world_size=2)
