@@ -78,7 +78,8 @@ def error(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).square().mean() / b.square().mean())
 
 
-PICTURES, CLIPS = PatchPCA.fit(frames(500, 1)), PatchPCA.fit(clips(800, 3))
+SEEN = frames(500, 1)
+PICTURES, CLIPS = PatchPCA.fit(SEEN), PatchPCA.fit(clips(800, 3))
 
 
 @torch.no_grad()
@@ -94,7 +95,7 @@ def test_scores_that_follow():
 @torch.no_grad()
 def test_clips_begin_at_their_pca_and_pictures_stay_at_theirs():
     model = grown(PICTURES)
-    add_clips(model, PICTURES, CLIPS, BEFORE)
+    add_clips(model, PICTURES, CLIPS, SEEN, BEFORE)
     x, still = clips(100, 5), picture(frames(100, 2))
     assert error(through(model, x), CLIPS.reconstruct(tokens_of(x), AFTER - 1).feats) < 1e-3
     wanted = PICTURES.reconstruct(tokens_of(still), AFTER - 1).feats[:, :48]
@@ -109,7 +110,7 @@ def test_what_was_trained_stays_for_pictures():
     x = picture(frames(100, 2))
     before = grown(PICTURES, trained=True)
     after = grown(PICTURES, trained=True)
-    add_clips(after, PICTURES, CLIPS, BEFORE)
+    add_clips(after, PICTURES, CLIPS, SEEN, BEFORE)
     plain = error(through(before, x)[:, :48], x[:, :48])
     assert error(through(after, x)[:, :48], x[:, :48]) < plain + 0.02
     moving = clips(100, 5)
@@ -126,9 +127,9 @@ def test_what_was_trained_stays_for_pictures():
 )
 def test_models_that_are_too_small_are_refused(model, message):
     with pytest.raises(ConfigError, match=message):
-        add_clips(model, PICTURES, CLIPS, BEFORE)
+        add_clips(model, PICTURES, CLIPS, SEEN, BEFORE)
 
 
 def test_pcas_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="the PCA of pictures has 144 values, that of clips 144"):
-        add_clips(made(AFTER), CLIPS, CLIPS, BEFORE)
+        add_clips(made(AFTER), CLIPS, CLIPS, SEEN, BEFORE)

@@ -15,9 +15,10 @@ from tok4d.config.loader import load_preset
 from tok4d.config.schema import Curriculum, FSQConfig, StageConfig, TokenizerConfig
 from tok4d.data.batches import Batch, StageBatches
 from tok4d.errors import ConfigError
+from tok4d.model.pca import PatchPCA
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.training.optim import AveragedWeights
-from tok4d.training.start import pca_of, sample_patches
+from tok4d.training.start import patches_of, sample_patches
 from tok4d.weights.growth import (
     discrete_config,
     new_rows,
@@ -171,7 +172,8 @@ def _fill(curriculum: Curriculum, stage: StageConfig, learned: Learned, before: 
     """Content for the new channels of a model that started linearly."""
     size, tasks = learned.model.patch_size, list(stage.tasks.values())
     begun = load_preset(curriculum.model.preset, curriculum.model.overrides).latent
-    pictures = pca_of(list(curriculum.stages[curriculum.order[0]].tasks.values()), size, curriculum)
+    seen = patches_of(list(curriculum.stages[curriculum.order[0]].tasks.values()), size, curriculum)
+    pictures = PatchPCA.fit(seen)
     if learned.model.config.latent > before:
         learned.both(lambda model: grow_scores(model, pictures, begun, before))
     if stage.grow == "scores":
@@ -179,5 +181,5 @@ def _fill(curriculum: Curriculum, stage: StageConfig, learned: Learned, before: 
     wide = [task for task in tasks if sample_patches(task, size, 1, curriculum.seed).shape[1] > len(pictures.mean)]
     if not wide:
         raise ConfigError("grow: clips: no task of this stage has samples of more than one frame")
-    clips = pca_of(wide, size, curriculum)
-    learned.both(lambda model: add_clips(model, pictures, clips, begun))
+    clips = PatchPCA.fit(patches_of(wide, size, curriculum))
+    learned.both(lambda model: add_clips(model, pictures, clips, seen, begun))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
 from tok4d.data.batches import Batch
@@ -54,8 +55,14 @@ def pictures(model: Tokenizer, chosen: Chosen) -> Iterator[Picture]:
             host = modality(one.modality)
             target, got = targets(one)[0], unpatchify(model, one, reconstruct(one))[0]
             for number, (left, right) in enumerate(zip(host.preview(target), host.preview(got), strict=False)):
-                both = np.concatenate([np.asarray(left.convert("RGB")), np.asarray(right.convert("RGB"))], axis=1)
-                yield f"{task}/{Path(one.keys[0]).stem}/{number}", both
+                yield f"{task}/{Path(one.keys[0]).stem}/{number}", _beside(left, right)
+
+
+def _beside(left: Image, right: Image) -> NDArray[np.uint8]:
+    """Two pictures in one; where sizes differ (renders of an asset), the first comes to the second's height."""
+    if left.height != right.height:
+        left = left.resize((max(1, round(left.width * right.height / left.height)), right.height))
+    return np.concatenate([np.asarray(left.convert("RGB")), np.asarray(right.convert("RGB"))], axis=1)
 
 
 def show(loggers: Iterable[object], found: Iterable[Picture], step: int) -> None:

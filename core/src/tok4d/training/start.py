@@ -37,14 +37,14 @@ def fresh_model(curriculum: Curriculum) -> Tokenizer:
         model = Tokenizer(config)
     if curriculum.init == "linear":
         tasks = list(curriculum.stages[curriculum.order[0]].tasks.values())
-        init_linear(model, pca_of(tasks, model.patch_size, curriculum))
+        init_linear(model, PatchPCA.fit(patches_of(tasks, model.patch_size, curriculum)))
     elif curriculum.init == "siglip2":
         init_from_siglip2(model, curriculum.init_from)
     return model
 
 
-def pca_of(tasks: Sequence[TaskConfig], patch_size: PatchSize, curriculum: Curriculum) -> PatchPCA:
-    """PCA of the patches of several tasks, each with its share of `init_samples` and of 100,000 patches.
+def patches_of(tasks: Sequence[TaskConfig], patch_size: PatchSize, curriculum: Curriculum) -> Tensor:
+    """Patches of several tasks `[N, channels in use]`, each with its share of `init_samples` and of 100,000 patches.
 
     Tasks whose patches hold other numbers of values than the first one's are left out.
 
@@ -59,7 +59,7 @@ def pca_of(tasks: Sequence[TaskConfig], patch_size: PatchSize, curriculum: Curri
         patches = sample_patches(task, patch_size, count, curriculum.seed)[: max(1, round(MAX_PATCHES * share))]
         if not found or patches.shape[1] == found[0].shape[1]:
             found.append(patches)
-    return PatchPCA.fit(torch.cat(found))
+    return torch.cat(found)
 
 
 def fit_pca(task: TaskConfig, patch_size: PatchSize, samples: int, seed: int) -> PatchPCA:

@@ -33,7 +33,7 @@ PROBES = 6  # averages that are all zero only where frames 1 to F - 1 are blank
 SHARP = 100.0  # of the absolute value of a probe
 FULL = 10.0  # width of the step from 0 to 1, in the argument of gelu
 STEEP = (300.0, 40.0)  # of that step, in encoder and decoder: there the switch is a latent already
-CLOSED = 12.0  # deviations that a closed pair of neurons subtracts
+MARGIN = 6.0  # what a closed pair of neurons subtracts beyond the largest value that it has to hold back
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,14 @@ class _Columns:
 
 
 @torch.no_grad()
-def add_clips(model: Tokenizer, pictures: PatchPCA, clips: PatchPCA, before: int) -> None:
+def add_clips(model: Tokenizer, pictures: PatchPCA, clips: PatchPCA, seen: Tensor, before: int) -> None:
     """Give a model of pictures a second basis, for clips.
 
     Args:
         model: a tokenizer that began as `init_linear(..., pictures)`.
         pictures: the PCA it began with, of P values.
         clips: a PCA of patches of clips, of F * P values.
+        seen: patches of pictures `[N, P]`: how large the values are that the switch has to hold back.
         before: latent channels that it began with; those since then hold the scores that follow (`grow_scores`).
 
     Raises:
@@ -82,12 +83,15 @@ def add_clips(model: Tokenizer, pictures: PatchPCA, clips: PatchPCA, before: int
                 f"{needed + CONSTANTS + 1} channels and {needed} neurons"
             )
     encoder, decoder = (plan_of(pictures, s.input_layer.out_features, before) for s in (model.encoder, model.decoder))
-    _encode(model, encoder, clips, count)
-    _decode(model, decoder, clips, count)
+    scores = (seen - pictures.mean) @ pictures.components[:, :count] / encoder.deviations[:count]
+    blank = torch.nn.functional.pad(seen, (0, per * (frames - 1))) - clips.mean
+    others = blank @ clips.components[:, :count] / clips.deviations[:count].clamp_min(1e-3)
+    _encode(model, encoder, clips, 1.5 * (others - scores).abs().amax(0) + MARGIN)
+    _decode(model, decoder, clips, 1.5 * scores.abs().amax(0) + MARGIN)
 
 
-def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, count: int) -> None:
-    encoder, per = model.encoder, len(plan.mean)
+def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, closed: Tensor) -> None:
+    encoder, per, count = model.encoder, len(plan.mean), len(closed)
     columns, scale = _columns(plan, count), SHRUNK / plan.unit
     directions = clips.components[:, :count].T
     weight, bias = encoder.input_layer.weight, encoder.input_layer.bias
@@ -109,16 +113,15 @@ def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, count: int) -> None:
         # Both scores whitened: what a clip's score is more than the picture's takes that one's place.
         more = blocks[2].reads(new_j, 1 / float(deviations[j]))
         more = more - blocks[2].reads(old, 1 / float(plan.deviations[j]) * SHRUNK)
-        opening = blocks[2].reads(columns.switch, CLOSED)
         written = old * (plan.deviations[j] / plan.unit)
-        blocks[2].pair(more, opening, written)
+        blocks[2].pair(more, columns.switch, float(closed[j]), written)
     last = model.config.latent - 1
     model.proj.weight[last] = 0
     model.proj.weight[last, CONSTANTS:] = columns.switch[:, 0] / scale
 
 
-def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, count: int) -> None:
-    decoder = model.decoder
+def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, closed: Tensor) -> None:
+    decoder, count = model.decoder, len(closed)
     columns, scale = _columns(plan, count), 1 / plan.unit
     spare = columns.spare
     weight = decoder.input_layer.weight[CONSTANTS:]
@@ -131,9 +134,8 @@ def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, count: int) -> None:
     for j in range(count):
         old, new_j = columns.old[:, j : j + 1], columns.new[:, j : j + 1]
         value = blocks[1].reads(old, 1 / float(plan.deviations[j]))
-        opening = blocks[1].reads(columns.switch, CLOSED)
         written = (new_j * deviations[j] - old * plan.deviations[j]) * scale
-        blocks[1].pair(value, opening, written)
+        blocks[1].pair(value, columns.switch, float(closed[j]), written)
     out = decoder.out_layer.weight
     wanted = torch.zeros(len(out), spare.shape[1])
     wanted[: len(clips.mean), :count] = clips.components[:, :count] / scale
@@ -227,7 +229,8 @@ class _Neurons:
         self.last.weight[:, place] = 0
         self.last.weight[CONSTANTS:, place] = written[:, 0]
 
-    def pair(self, value: Tensor, opening: Tensor, written: Tensor) -> None:
+    def pair(self, value: Tensor, switch: Tensor, closed: float, written: Tensor) -> None:
         """Two neurons that write a value where the switch is 1 and nothing where it is 0."""
-        self.add(value + opening, -CLOSED, written)
-        self.add(-value + opening, -CLOSED, -written)
+        opening = self.reads(switch, closed)
+        self.add(value + opening, -closed, written)
+        self.add(-value + opening, -closed, -written)
