@@ -15,16 +15,17 @@ import typer
 def emit(data: Any, as_json: bool, render: Callable[[], None]) -> None:
     """Give the result: `data` as JSON alone on stdout, or `render()` for people. NaN and infinity become null."""
     if as_json:
-        typer.echo(json.dumps(_finite(data), indent=2, default=str))
+        typer.echo(json.dumps(finite(data), indent=2, default=str))
     else:
         render()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain data with None for NaN and infinity, which JSON has not."""
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

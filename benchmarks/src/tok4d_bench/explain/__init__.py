@@ -1,0 +1,1 @@
+"""What a loss does to a model: the Fréchet distance in two parts, gradients by term, the landscape of the weights."""
