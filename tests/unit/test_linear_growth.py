@@ -31,7 +31,7 @@ def clips(count: int, seed: int) -> torch.Tensor:
     first = frames(count, seed)
     ways = torch.randn(6, 48, generator=torch.Generator().manual_seed(9))
     change = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed + 1)) @ ways * 0.05
-    return torch.cat([first, first + change + 0.03, first + 2 * change + 0.05], 1)
+    return torch.cat([first, first + change + 0.03, first + 2 * change + 0.05], 1) + 0.4
 
 
 def made(latent: int, **overrides: object) -> Tokenizer:
@@ -78,8 +78,8 @@ def error(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).square().mean() / b.square().mean())
 
 
-SEEN = frames(500, 1)
-PICTURES, CLIPS = PatchPCA.fit(SEEN), PatchPCA.fit(clips(800, 3))
+STILLS, MOVING = frames(500, 1), clips(800, 3)
+PICTURES, CLIPS = PatchPCA.fit(STILLS), PatchPCA.fit(MOVING)
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def test_scores_that_follow():
 @torch.no_grad()
 def test_clips_begin_at_their_pca_and_pictures_stay_at_theirs():
     model = grown(PICTURES)
-    add_clips(model, PICTURES, CLIPS, SEEN, BEFORE)
+    add_clips(model, PICTURES, CLIPS, STILLS, MOVING, BEFORE)
     x, still = clips(100, 5), picture(frames(100, 2))
     assert error(through(model, x), CLIPS.reconstruct(tokens_of(x), AFTER - 1).feats) < 1e-3
     wanted = PICTURES.reconstruct(tokens_of(still), AFTER - 1).feats[:, :48]
@@ -105,12 +105,27 @@ def test_clips_begin_at_their_pca_and_pictures_stay_at_theirs():
     assert float(switch[1].abs().max()) < 0.02
 
 
+@torch.no_grad()
+def test_a_disturbed_switch_still_chooses_one_basis():
+    """Training moves the last latent; between 0.8 and 1.2 it is a clip, below 0.3 a picture."""
+    model = grown(PICTURES)
+    add_clips(model, PICTURES, CLIPS, STILLS, MOVING, BEFORE)
+    for x, values in ((clips(50, 5), (0.8, 1.2)), (picture(frames(50, 2)), (-0.2, 0.3))):
+        latents = model.encode(tokens_of(x)).latents()
+        whole = model.decode(latents).feats
+        for value in values:
+            disturbed = latents.feats.clone()
+            disturbed[:, -1] = value
+            used = slice(0, 144 if float(x[:, 48:].abs().max()) else 48)
+            assert error(model.decode(latents.replace(disturbed)).feats[:, used], whole[:, used]) < 1e-3
+
+
 def test_what_was_trained_stays_for_pictures():
     """Trained blocks read and write elsewhere: only what used the least scores' places is lost."""
     x = picture(frames(100, 2))
     before = grown(PICTURES, trained=True)
     after = grown(PICTURES, trained=True)
-    add_clips(after, PICTURES, CLIPS, SEEN, BEFORE)
+    add_clips(after, PICTURES, CLIPS, STILLS, MOVING, BEFORE)
     plain = error(through(before, x)[:, :48], x[:, :48])
     assert error(through(after, x)[:, :48], x[:, :48]) < plain + 0.02
     moving = clips(100, 5)
@@ -127,9 +142,9 @@ def test_what_was_trained_stays_for_pictures():
 )
 def test_models_that_are_too_small_are_refused(model, message):
     with pytest.raises(ConfigError, match=message):
-        add_clips(model, PICTURES, CLIPS, SEEN, BEFORE)
+        add_clips(model, PICTURES, CLIPS, STILLS, MOVING, BEFORE)
 
 
 def test_pcas_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="the PCA of pictures has 144 values, that of clips 144"):
-        add_clips(made(AFTER), CLIPS, CLIPS, SEEN, BEFORE)
+        add_clips(made(AFTER), CLIPS, CLIPS, STILLS, MOVING, BEFORE)

@@ -45,6 +45,8 @@ class OptimizerConfig:
         warmup: steps of linear warm-up.
         encoder_scale: factor on the encoder's learning rate (the paper's 0.1 protects a pretrained encoder).
         ends_scale: factor for input, output and latent projections, norms, biases and tables.
+        slow: further parameters, by the beginning of their names, that take `ends_scale` and do not decay: where a
+            model's start holds a solution (`grow: clips` in the first MLPs).
         weight_decay: on the blocks' matrices; norms, biases, tables and probes are never decayed.
         clip: gradient norm bound.
         ema: decay of the averaged weights; effective min(ema, (1 + t) / (10 + t)).
@@ -57,6 +59,7 @@ class OptimizerConfig:
     warmup: int = 2000
     encoder_scale: float = 1.0
     ends_scale: float = 1.0
+    slow: list[str] = field(default_factory=list)
     clip: float = 1.0
     ema: float = 0.9999
 

@@ -172,8 +172,8 @@ def _fill(curriculum: Curriculum, stage: StageConfig, learned: Learned, before: 
     """Content for the new channels of a model that started linearly."""
     size, tasks = learned.model.patch_size, list(stage.tasks.values())
     begun = load_preset(curriculum.model.preset, curriculum.model.overrides).latent
-    seen = patches_of(list(curriculum.stages[curriculum.order[0]].tasks.values()), size, curriculum)
-    pictures = PatchPCA.fit(seen)
+    stills = patches_of(list(curriculum.stages[curriculum.order[0]].tasks.values()), size, curriculum)
+    pictures = PatchPCA.fit(stills)
     if learned.model.config.latent > before:
         learned.both(lambda model: grow_scores(model, pictures, begun, before))
     if stage.grow == "scores":
@@ -181,5 +181,6 @@ def _fill(curriculum: Curriculum, stage: StageConfig, learned: Learned, before: 
     wide = [task for task in tasks if sample_patches(task, size, 1, curriculum.seed).shape[1] > len(pictures.mean)]
     if not wide:
         raise ConfigError("grow: clips: no task of this stage has samples of more than one frame")
-    clips = PatchPCA.fit(patches_of(wide, size, curriculum))
-    learned.both(lambda model: add_clips(model, pictures, clips, seen, begun))
+    moving = patches_of(wide, size, curriculum)
+    clips = PatchPCA.fit(moving)
+    learned.both(lambda model: add_clips(model, pictures, clips, stills, moving, begun))

@@ -19,15 +19,15 @@ ENDS = ("encoder.input_layer", "proj.", "decoder.input_layer", "decoder.out_laye
 def param_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Groups by (learning-rate factor, weight decay): only the blocks' matrices decay.
 
-    Norms, biases, tables, probes and the ends of the model take `ends_scale`; encoder parameters also `encoder_scale`.
-    Every group has its factor as `scale`.
+    Norms, biases, tables, probes, the ends of the model and what `slow` names take `ends_scale`; encoder parameters
+    also `encoder_scale`. Every group has its factor as `scale`.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         matrix = parameter.ndim >= 2 and not name.endswith(("gamma", "position_embedding.weight"))
-        end = name.startswith(ENDS) or not matrix
+        end = name.startswith((*ENDS, *config.slow)) or not matrix
         scale = config.ends_scale if end else 1.0
         scale *= config.encoder_scale if name.startswith(("encoder.", "proj.")) else 1.0
         groups.setdefault((scale, 0.0 if end else config.weight_decay), []).append(parameter)

@@ -7,8 +7,10 @@ L - 1 components; the last channel says which it is. Everything else of the mode
 
 Encoder: the first block's MLP takes absolute values of simple averages over frames 1 to F - 1, the second makes their
 sum 0 or 1 (`is a clip`), the third exchanges scores. Decoder: the first block makes the last channel 0 or 1, the second
-exchanges. A pair of neurons passes a value x exactly, since gelu(x) - gelu(-x) = x, or not at all when a large amount
-is subtracted from both, since gelu vanishes there.
+exchanges. A pair of neurons passes a value x whole when a large amount is added to both its signs, since gelu is the
+identity there: (x + m) - (-x + m) = 2 x, and not at all when it is subtracted, since gelu vanishes there. Neither
+depends on the exact amount, so that training may disturb the switch a little; the neurons themselves should move slowly
+(`optimizer.slow`).
 
 S = signal channels of the stream, L = latent channels, J = L - 1 exchanged scores, P = values of a frame, F = frames of
 a patch.
@@ -19,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tok4d.errors import ConfigError
@@ -32,8 +35,8 @@ SHRUNK = 0.25  # clip scores in the encoder's stream: small beside the constants
 PROBES = 6  # averages that are all zero only where frames 1 to F - 1 are blank
 SHARP = 100.0  # of the absolute value of a probe
 FULL = 10.0  # width of the step from 0 to 1, in the argument of gelu
-STEEP = (300.0, 40.0)  # of that step, in encoder and decoder: there the switch is a latent already
-MARGIN = 6.0  # what a closed pair of neurons subtracts beyond the largest value that it has to hold back
+STEEP, MIDDLE = (100.0, 40.0), (0.2, 0.5)  # of that step, in encoder and decoder: there it is a latent already
+ROOM, MARGIN = 1.5, 6.0  # a pair adds or subtracts the largest value seen, times ROOM, and MARGIN
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,17 @@ class _Columns:
 
 
 @torch.no_grad()
-def add_clips(model: Tokenizer, pictures: PatchPCA, clips: PatchPCA, seen: Tensor, before: int) -> None:
+def add_clips(
+    model: Tokenizer, pictures: PatchPCA, clips: PatchPCA, stills: Tensor, moving: Tensor, before: int
+) -> None:
     """Give a model of pictures a second basis, for clips.
 
     Args:
         model: a tokenizer that began as `init_linear(..., pictures)`.
         pictures: the PCA it began with, of P values.
         clips: a PCA of patches of clips, of F * P values.
-        seen: patches of pictures `[N, P]`: how large the values are that the switch has to hold back.
+        stills, moving: patches of pictures `[N, P]` and of clips `[N, F * P]`: how large the values are that the switch
+            has to hold back or let through.
         before: latent channels that it began with; those since then hold the scores that follow (`grow_scores`).
 
     Raises:
@@ -83,15 +89,23 @@ def add_clips(model: Tokenizer, pictures: PatchPCA, clips: PatchPCA, seen: Tenso
                 f"{needed + CONSTANTS + 1} channels and {needed} neurons"
             )
     encoder, decoder = (plan_of(pictures, s.input_layer.out_features, before) for s in (model.encoder, model.decoder))
-    scores = (seen - pictures.mean) @ pictures.components[:, :count] / encoder.deviations[:count]
-    blank = torch.nn.functional.pad(seen, (0, per * (frames - 1))) - clips.mean
-    others = blank @ clips.components[:, :count] / clips.deviations[:count].clamp_min(1e-3)
-    _encode(model, encoder, clips, 1.5 * (others - scores).abs().amax(0) + MARGIN)
-    _decode(model, decoder, clips, 1.5 * scores.abs().amax(0) + MARGIN)
+    seen: list[tuple[Tensor, Tensor]] = []  # scores in both bases, whitened, of pictures and of clips
+    for patches in (F.pad(stills, (0, per * (frames - 1))), moving):
+        as_picture = (patches[:, :per] - pictures.mean) @ pictures.components[:, :count] / encoder.deviations[:count]
+        as_clip = (patches - clips.mean) @ clips.components[:, :count] / clips.deviations[:count].clamp_min(1e-3)
+        seen.append((as_picture, as_clip))
+    exchanged = torch.cat([clip - picture for picture, clip in seen])
+    _encode(model, encoder, clips, _amounts(exchanged))
+    _decode(model, decoder, clips, _amounts(torch.cat([seen[0][0], seen[1][1]])))
 
 
-def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, closed: Tensor) -> None:
-    encoder, per, count = model.encoder, len(plan.mean), len(closed)
+def _amounts(values: Tensor) -> Tensor:
+    """What a pair adds or subtracts, by column of `[N, J]`."""
+    return ROOM * values.abs().amax(0) + MARGIN
+
+
+def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> None:
+    encoder, per, count = model.encoder, len(plan.mean), len(amounts)
     columns, scale = _columns(plan, count), SHRUNK / plan.unit
     directions = clips.components[:, :count].T
     weight, bias = encoder.input_layer.weight, encoder.input_layer.bias
@@ -107,21 +121,21 @@ def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, closed: Tensor) -> No
     for column in columns.probes.T[:, :, None].unbind(0):
         for sign in (1.0, -1.0):
             blocks[0].add(blocks[0].reads(column, sign * SHARP), 0.0, columns.total * scale / SHARP)
-    _step(blocks[1], columns, STEEP[0], 0.0, scale)
+    _step(blocks[1], columns, STEEP[0], MIDDLE[0], scale)
     for j in range(count):
         old, new_j = columns.old[:, j : j + 1], columns.new[:, j : j + 1]
         # Both scores whitened: what a clip's score is more than the picture's takes that one's place.
         more = blocks[2].reads(new_j, 1 / float(deviations[j]))
         more = more - blocks[2].reads(old, 1 / float(plan.deviations[j]) * SHRUNK)
         written = old * (plan.deviations[j] / plan.unit)
-        blocks[2].pair(more, columns.switch, float(closed[j]), written)
+        blocks[2].pair(more, columns.switch, float(amounts[j]), written)
     last = model.config.latent - 1
     model.proj.weight[last] = 0
     model.proj.weight[last, CONSTANTS:] = columns.switch[:, 0] / scale
 
 
-def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, closed: Tensor) -> None:
-    decoder, count = model.decoder, len(closed)
+def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> None:
+    decoder, count = model.decoder, len(amounts)
     columns, scale = _columns(plan, count), 1 / plan.unit
     spare = columns.spare
     weight = decoder.input_layer.weight[CONSTANTS:]
@@ -130,12 +144,12 @@ def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, closed: Tensor) -> No
     deviations = clips.deviations[:count].clamp_min(1e-3)
     _make_room(decoder, plan, columns.spare, torch.cat([deviations, torch.ones(PROBES + 2)]) * scale)
     blocks = [_Neurons(block, plan, scale) for block in decoder.blocks]
-    _step(blocks[0], columns, STEEP[1], 0.5, scale)
+    _step(blocks[0], columns, STEEP[1], MIDDLE[1], scale)
     for j in range(count):
         old, new_j = columns.old[:, j : j + 1], columns.new[:, j : j + 1]
         value = blocks[1].reads(old, 1 / float(plan.deviations[j]))
         written = (new_j * deviations[j] - old * plan.deviations[j]) * scale
-        blocks[1].pair(value, columns.switch, float(closed[j]), written)
+        blocks[1].pair(value, columns.switch, float(amounts[j]), written)
     out = decoder.out_layer.weight
     wanted = torch.zeros(len(out), spare.shape[1])
     wanted[: len(clips.mean), :count] = clips.components[:, :count] / scale
@@ -229,8 +243,8 @@ class _Neurons:
         self.last.weight[:, place] = 0
         self.last.weight[CONSTANTS:, place] = written[:, 0]
 
-    def pair(self, value: Tensor, switch: Tensor, closed: float, written: Tensor) -> None:
+    def pair(self, value: Tensor, switch: Tensor, amount: float, written: Tensor) -> None:
         """Two neurons that write a value where the switch is 1 and nothing where it is 0."""
-        opening = self.reads(switch, closed)
-        self.add(value + opening, -closed, written)
-        self.add(-value + opening, -closed, -written)
+        opening = self.reads(switch, 2 * amount)
+        self.add(value + opening, -amount, written / 2)
+        self.add(-value + opening, -amount, -written / 2)
