@@ -44,12 +44,14 @@ def validate(
     from tok4d.config.schema import Curriculum
     from tok4d.training.check import check_curriculum
 
-    results, failed = [], 0
+    results, failed, towers = [], 0, list[tuple[str, str]]()
     for item in _expand(paths or []):
         try:
             kind, config = resolve(item)
             if isinstance(config, Curriculum):
-                check_curriculum(config)
+                check_curriculum(config, fresh=False)
+                if config.init == "siglip2":
+                    towers.append((item, config.init_from))
             results.append({"config": item, "kind": kind, "error": None})
         except Tok4dError as error:
             failed += 1
@@ -59,8 +61,20 @@ def validate(
     for result in results:
         if result["error"] is not None:
             note(f"error: {result['error']}")
+    for item, source in towers:
+        _note_missing(item, source)
     if failed:
         raise typer.Exit(1)
+
+
+def _note_missing(item: str, source: str) -> None:
+    """A curriculum is right whether or not the tower that it starts from is here already; training needs it."""
+    from tok4d.weights.siglip2_tower import read_tower
+
+    try:
+        read_tower(source, weights=False)
+    except Tok4dError as error:
+        note(f"note: {item}: training will need init_from: {error}")
 
 
 def resolve(name: str, overrides: Sequence[str] = ()) -> tuple[str, TokenizerConfig | Curriculum]:
@@ -72,8 +86,20 @@ def resolve(name: str, overrides: Sequence[str] = ()) -> tuple[str, TokenizerCon
     from tok4d.config.loader import load_curriculum, load_preset
 
     if _is_curriculum(name):
-        return "curriculum", load_curriculum(name, list(overrides))
-    return "preset", load_preset(name, list(overrides))
+        return "curriculum", load_curriculum(_plain(name), list(overrides))
+    return "preset", load_preset(_plain(name), list(overrides))
+
+
+def _plain(name: str) -> str:
+    """`base` of `curricula/base`; anything else as it is."""
+    kind, _, stem = name.partition("/")
+    return stem if kind in LOADED_KINDS and _is_name(kind, stem) else name
+
+
+def _is_name(kind: str, stem: str) -> bool:
+    from tok4d.plugins.registry import config_names
+
+    return stem in config_names(kind)
 
 
 def _is_curriculum(name: str) -> bool:
@@ -81,6 +107,8 @@ def _is_curriculum(name: str) -> bool:
     from tok4d.config.loader import read_yaml
     from tok4d.plugins.registry import config_names
 
+    if _plain(name) != name:
+        return name.startswith("curricula/")
     path = Path(name).expanduser()
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         if not path.is_file():
@@ -92,7 +120,7 @@ def _is_curriculum(name: str) -> bool:
     if name not in presets and name not in curricula:
         raise ConfigError(unknown_name("preset or curriculum", name, [*presets, *curricula]))
     if name in presets and name in curricula:
-        raise ConfigError(f"{name!r} is both a preset and a curriculum; give the path of one of them")
+        raise ConfigError(f"{name!r} is both a preset and a curriculum; say presets/{name} or curricula/{name}")
     return name in curricula
 
 
