@@ -53,7 +53,7 @@ def rehearse(curriculum: Curriculum, tell: Tell = lambda text: None) -> Rehearsa
     if problem := _problem(curriculum, stages, available, device):
         return Rehearsal(stages, available, problem, fits=False)
     served = {name: _Served(curriculum, name) for name in curriculum.order}
-    stages = [_with_batches(curriculum, stage, served[stage.stage]) for stage in stages]
+    stages = [_with_batches(curriculum, stage, served[stage.stage], tell) for stage in stages]
     if problem := _problem(curriculum, stages, available, device):
         return Rehearsal(stages, available, problem, fits=False)
     for stage in stages:
@@ -154,12 +154,13 @@ def _config(curriculum: Curriculum, until: str) -> TokenizerConfig:
     return config
 
 
-def _with_batches(curriculum: Curriculum, stage: StageCost, served: _Served) -> StageCost:
+def _with_batches(curriculum: Curriculum, stage: StageCost, served: _Served, tell: Tell) -> StageCost:
     """A stage's costs with the size of its first batches, and the activations of the largest part of one."""
     largest, tasks = 0, []
     for task, share in served.tasks.items():
         parts, seconds = served.load(task, 0)
         sizes = [part.tokens.num_tokens for part in parts]
+        tell(f"{stage.stage}/{task}: first batch loaded in {seconds:.2f} s")
         largest = max(largest, *sizes)
         tasks.append(TaskCost(task, share, sum(len(part.tokens) for part in parts), sum(sizes), seconds))
     config = _config(curriculum, stage.stage)
