@@ -115,6 +115,7 @@ def overfit(config: dict[str, Any], samples: list[Sample]) -> tuple[dict[str, li
             optimizer.zero_grad()
             loss.total.backward()
             optimizer.step()
+    assert min(min(values) for values in losses.values()) > -1e-6, "a distance with a wrong sign falls too"
     return losses, quality, encoded
 
 
