@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,17 @@ from tok4d.model.tokenizer import Tokenizer
 from tok4d.patches import patchify, unpatchify
 from tok4d.testing.models import tiny_tokenizer
 from tok4d.tokens import TokenSet
-from tok4d.training.grow import Learned, latent_scale, quantize, widen
+from tok4d.training.grow import Learned, latent_scale, level_gain, quantize, widen
 from tok4d.training.optim import AveragedWeights
-from tok4d.weights.growth import enter_fsq, grow_latent, new_rows, repeat_first_frame, rescaled, widened
+from tok4d.weights.growth import (
+    amplified,
+    enter_fsq,
+    grow_latent,
+    new_rows,
+    repeat_first_frame,
+    rescaled,
+    widened,
+)
 
 PATCH = (4, 8, 8)
 
@@ -162,3 +171,20 @@ def test_moments_follow_the_scale_as_gradients_do():
 
 def test_the_scale_of_no_latents_is_harmless():
     assert latent_scale(tiny_tokenizer(PATCH, latent=6), iter(())).tolist() == pytest.approx([1e-6] * 6)
+
+
+@torch.no_grad()
+def test_the_decoder_reads_codes_as_large_as_what_they_stand_for():
+    torch.manual_seed(0)
+    model = tiny_tokenizer(PATCH, latent=6, quantizer={"groups": 1, "levels": [4] * 6}).eval()
+    model.proj.weight.mul_(30)
+    batch = SimpleNamespace(tokens=picture())
+    gain = level_gain(model, iter([batch]))
+    encoded = model.encode(picture(), pool=False)
+    z, codes = encoded.posterior.mean, model.quantize(encoded).values
+    wanted = (z * codes).sum(0) / codes.square().sum(0)
+    torch.testing.assert_close(gain, wanted.clamp(0.1, 10.0), rtol=1e-4, atol=1e-5)
+    assert float((z - gain * codes).square().mean()) <= float((z - codes).square().mean())
+    weight = model.decoder.input_layer.weight
+    torch.testing.assert_close(amplified("decoder.input_layer.weight", weight, gain), weight * gain)
+    assert amplified("proj.weight", model.proj.weight, gain) is model.proj.weight

@@ -20,6 +20,7 @@ from tok4d.model.tokenizer import Tokenizer
 from tok4d.training.optim import AveragedWeights
 from tok4d.training.start import patches_of, sample_patches
 from tok4d.weights.growth import (
+    amplified,
     discrete_config,
     new_rows,
     rebuilt,
@@ -72,7 +73,16 @@ def begin_stage(curriculum: Curriculum, name: str, learned: Learned) -> Learned:
         scale = torch.ones(learned.model.config.latent)
         if learned.model.quantizer is None:
             scale = latent_scale(learned.averaged(), first_batches(curriculum, name, learned.model))
+        entering = learned.model.quantizer is None
         learned = quantize(learned, stage.quantizer, scale)
+        if entering:
+            gain = level_gain(learned.averaged(), first_batches(curriculum, name, learned.model))
+            learned = _changed(
+                learned,
+                learned.model.config,
+                lambda key, value: amplified(key, value, gain),
+                lambda key, value, kind: amplified(key, value, gain, POWERS[kind]),
+            )
     return learned
 
 
@@ -166,6 +176,21 @@ def latent_scale(model: Tokenizer, batches: Iterator[Batch]) -> Tensor:
         total += mean.double().square().sum(0)
         count += len(mean)
     return (total / max(1, count)).sqrt().clamp_min(1e-6).float()
+
+
+@torch.no_grad()
+def level_gain(model: Tokenizer, batches: Iterator[Batch]) -> Tensor:
+    """By how much every channel's codes fall short of what they stand for, `[L]`: least squares over posterior means.
+
+    FSQ bends and bounds a value, so that its codes are smaller; the decoder expects the value.
+    """
+    products, squares = (torch.zeros(model.config.latent, dtype=torch.float64) for _ in range(2))
+    for batch in batches:
+        encoded = model.encode(batch.tokens, pool=False)
+        codes = model.quantize(encoded).values.double()
+        products += (codes * encoded.posterior.mean.double()).sum(0)
+        squares += codes.square().sum(0)
+    return (products / squares.clamp_min(1e-6)).clamp(0.1, 10.0).float()
 
 
 def _fill(curriculum: Curriculum, stage: StageConfig, learned: Learned, before: int) -> None:

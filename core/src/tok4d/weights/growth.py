@@ -83,6 +83,11 @@ def rescaled(name: str, value: Tensor, scale: Tensor, power: int = 1) -> Tensor:
     return value / factor if name in ("latent_mean", "latent_std") else value
 
 
+def amplified(name: str, value: Tensor, gain: Tensor, power: int = 1) -> Tensor:
+    """A tensor of a model whose decoder multiplies its latents by `gain` `[L]`; `power` as in `rescaled`."""
+    return value * (gain**power).to(value) if name == DECODER_IN else value
+
+
 def wider_config(config: TokenizerConfig, latent: int) -> TokenizerConfig:
     """The configuration with more latent channels.
 

@@ -32,6 +32,7 @@ from tok4d.nn.block import Block
 from tok4d.weights.linear import CONSTANTS, Plan, plan_of
 
 SHRUNK = 0.25  # clip scores in the encoder's stream: small beside the constants, so that the norms stay near-linear
+LOUD = 0.5  # the switch and the sum it is made of, beside the leading score: more than training lets others write there
 PROBES = 6  # averages that are all zero only where frames 1 to F - 1 are blank
 SHARP = 100.0  # of the absolute value of a probe
 FULL = 10.0  # width of the step from 0 to 1, in the argument of gelu
@@ -107,6 +108,7 @@ def _amounts(values: Tensor) -> Tensor:
 def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> None:
     encoder, per, count = model.encoder, len(plan.mean), len(amounts)
     columns, scale = _columns(plan, count), SHRUNK / plan.unit
+    loud = LOUD * float(plan.deviations[0]) / plan.unit
     directions = clips.components[:, :count].T
     weight, bias = encoder.input_layer.weight, encoder.input_layer.bias
     assert bias is not None
@@ -116,53 +118,59 @@ def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> N
     _replace(weight[CONSTANTS:], columns.spare, rows * scale)
     _replace(bias[CONSTANTS:, None], columns.spare, offset[:, None] * scale)
     deviations = clips.deviations[:count].clamp_min(1e-3)
-    _make_room(encoder, plan, columns.spare, torch.cat([deviations, torch.ones(PROBES + 2)]) * scale)
+    _make_room(encoder, plan, columns.spare, _amplitudes(deviations * scale, scale, loud))
     blocks = [_Neurons(block, plan, scale) for block in encoder.blocks]
     for column in columns.probes.T[:, :, None].unbind(0):
         for sign in (1.0, -1.0):
-            blocks[0].add(blocks[0].reads(column, sign * SHARP), 0.0, columns.total * scale / SHARP)
-    _step(blocks[1], columns, STEEP[0], MIDDLE[0], scale)
+            blocks[0].add(blocks[0].reads(column, sign * SHARP), 0.0, columns.total * loud / SHARP)
+    _step(blocks[1], columns, STEEP[0], MIDDLE[0], loud)
     for j in range(count):
         old, new_j = columns.old[:, j : j + 1], columns.new[:, j : j + 1]
         # Both scores whitened: what a clip's score is more than the picture's takes that one's place.
         more = blocks[2].reads(new_j, 1 / float(deviations[j]))
         more = more - blocks[2].reads(old, 1 / float(plan.deviations[j]) * SHRUNK)
         written = old * (plan.deviations[j] / plan.unit)
-        blocks[2].pair(more, columns.switch, float(amounts[j]), written)
+        blocks[2].pair(more, (columns.switch, loud), float(amounts[j]), written)
     last = model.config.latent - 1
     model.proj.weight[last] = 0
-    model.proj.weight[last, CONSTANTS:] = columns.switch[:, 0] / scale
+    model.proj.weight[last, CONSTANTS:] = columns.switch[:, 0] / loud
 
 
 def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> None:
     decoder, count = model.decoder, len(amounts)
     columns, scale = _columns(plan, count), 1 / plan.unit
+    loud = LOUD * float(plan.deviations[0]) / plan.unit
     spare = columns.spare
     weight = decoder.input_layer.weight[CONSTANTS:]
-    weight[:, count] = columns.total[:, 0] * scale  # the last latent: 0 for pictures, 1 for clips
+    weight[:, count] = columns.total[:, 0] * loud  # the last latent: 0 for pictures, 1 for clips
     weight[:, :count] -= spare @ (spare.T @ weight[:, :count])
     deviations = clips.deviations[:count].clamp_min(1e-3)
-    _make_room(decoder, plan, columns.spare, torch.cat([deviations, torch.ones(PROBES + 2)]) * scale)
+    _make_room(decoder, plan, columns.spare, _amplitudes(deviations * scale, scale, loud))
     blocks = [_Neurons(block, plan, scale) for block in decoder.blocks]
-    _step(blocks[0], columns, STEEP[1], MIDDLE[1], scale)
+    _step(blocks[0], columns, STEEP[1], MIDDLE[1], loud)
     for j in range(count):
         old, new_j = columns.old[:, j : j + 1], columns.new[:, j : j + 1]
         value = blocks[1].reads(old, 1 / float(plan.deviations[j]))
         written = (new_j * deviations[j] - old * plan.deviations[j]) * scale
-        blocks[1].pair(value, columns.switch, float(amounts[j]), written)
+        blocks[1].pair(value, (columns.switch, loud), float(amounts[j]), written)
     out = decoder.out_layer.weight
     wanted = torch.zeros(len(out), spare.shape[1])
     wanted[: len(clips.mean), :count] = clips.components[:, :count] / scale
     shown = out[: len(clips.mean), :CONSTANTS] @ (plan.signs * plan.constant / plan.rms)
-    wanted[: len(clips.mean), -1] = (clips.mean - shown) / scale  # the constants show the mean of pictures
+    wanted[: len(clips.mean), -1] = (clips.mean - shown) / loud  # the constants show the mean of pictures
     _replace(out[:, CONSTANTS:].T, spare, wanted.T)
 
 
-def _step(neurons: _Neurons, columns: _Columns, steep: float, middle: float, scale: float) -> None:
+def _step(neurons: _Neurons, columns: _Columns, steep: float, middle: float, loud: float) -> None:
     """`switch` = 0 where `total` is at or below `middle`, 1 where it is `FULL / steep` above."""
-    argument = neurons.reads(columns.total, steep)
+    argument = neurons.reads(columns.total, steep, loud)
     for sign, shift in ((1.0, 0.0), (-1.0, FULL)):
-        neurons.add(argument, -steep * middle - shift, sign / FULL * columns.switch * scale)
+        neurons.add(argument, -steep * middle - shift, sign / FULL * columns.switch * loud)
+
+
+def _amplitudes(scores: Tensor, scale: float, loud: float) -> Tensor:
+    """Of what is new in a stream: scores of clips, probes, their sum and the switch."""
+    return torch.cat([scores, torch.full((PROBES,), scale), torch.full((2,), loud)])
 
 
 def _make_room(stack: Stack, plan: Plan, spare: Tensor, amplitudes: Tensor) -> None:
@@ -228,9 +236,9 @@ class _Neurons:
         self.first, self.last = block.mlp.mlp[0], block.mlp.mlp[2]
         self.free = self.last.weight.norm(dim=0).argsort(stable=True).tolist()
 
-    def reads(self, column: Tensor, factor: float) -> Tensor:
-        """Weights `[S]` that read `factor` times the amount along a direction `[S, 1]`, in its own units."""
-        return column[:, 0] / self.gains * (factor / self.scale)
+    def reads(self, column: Tensor, factor: float, scale: float | None = None) -> Tensor:
+        """Weights `[S]` that read `factor` times the amount along a direction `[S, 1]`, in units of `scale`."""
+        return column[:, 0] / self.gains * (factor / (self.scale if scale is None else scale))
 
     def add(self, weights: Tensor, bias: float, written: Tensor) -> None:
         """One neuron: gelu(weights . stream + bias) times `written` `[S, 1]`; the bias comes from the constants."""
@@ -243,8 +251,9 @@ class _Neurons:
         self.last.weight[:, place] = 0
         self.last.weight[CONSTANTS:, place] = written[:, 0]
 
-    def pair(self, value: Tensor, switch: Tensor, amount: float, written: Tensor) -> None:
+    def pair(self, value: Tensor, switch: tuple[Tensor, float], amount: float, written: Tensor) -> None:
         """Two neurons that write a value where the switch is 1 and nothing where it is 0."""
-        opening = self.reads(switch, 2 * amount)
+        column, loud = switch
+        opening = self.reads(column, 2 * amount, loud)
         self.add(value + opening, -amount, written / 2)
         self.add(-value + opening, -amount, -written / 2)

@@ -1,0 +1,145 @@
+"""What is measured of a model after every stage, and of the floors that need no training.
+
+Figures are per held-out object, so that two models can be compared object by object.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tok4d.config.schema import Curriculum, TaskConfig
+from tok4d.data.batches import validation_batches
+from tok4d.data.build import build_source
+from tok4d.metrics import score_all
+from tok4d.modality import Sample
+from tok4d.model.gaussians import SH_DC
+from tok4d.model.tokenizer import Tokenizer
+from tok4d.plugins.registry import modality
+from tok4d.training.alignment import Alignment
+from tok4d.training.evaluate import Scores, evaluate, pca_reconstructor, reconstructor, score
+from tok4d.training.module import targets, unpatchify
+from tok4d.training.start import fit_pca
+
+UNSEEN = ["sofa", "vehicle", "tree", "cup"]  # nouns that no training task of `mini` has
+SPLATS = {"scale": (0.3, 0.4, 0.5, 0.6), "opacity": (0.7, 0.95)}  # in voxel sides; the best on training objects counts
+FITTED_ON = 24  # training objects
+
+
+def held_out(curriculum: Curriculum) -> dict[str, TaskConfig]:
+    """Validation tasks of the last stage, and those of furniture again with the nouns that training never saw."""
+    tasks = dict(curriculum.stages[curriculum.order[-1]].validation)
+    for name, task in list(tasks.items()):
+        if "classes" in task.options:
+            unseen = deepcopy(task)
+            unseen.options |= {"classes": UNSEEN, "split": "all"}
+            tasks[f"unseen_{name}"] = unseen
+    return tasks
+
+
+@torch.no_grad()
+def measure(folder: Path, curriculum: Curriculum) -> dict[str, Any]:
+    """Per-sample metrics `{task: {metric: {key: value}}}` and figures of a model folder."""
+    model = Tokenizer.from_pretrained(folder)
+    tasks = held_out(curriculum)
+    text = model.config.text
+    alignment = None if text is None else Alignment(text, model.embedding_width, tasks)
+    batches = validation_batches(tasks, model.patch_size, inputs=model.config.inputs)
+    scores = evaluate(model, batches, alignment)
+    samples = by_task(scores)
+    for name, task in tasks.items():
+        if task.source.startswith("image/") and not name.startswith("unseen_"):
+            samples[name] |= _perceptual(model, {name: task})
+    return {"samples": samples, "figures": scores.figures, "bad": scores.bad}
+
+
+def by_task(scores: Scores) -> dict[str, dict[str, dict[str, float]]]:
+    """Values `{task: {modality/metric: {key: value}}}`."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for host, named in scores.tasks.items():
+        for name, values in named.items():
+            task, _, metric = name.rpartition("/")
+            found.setdefault(task, {})[f"{host}/{metric}"] = dict(values)
+    return found
+
+
+def _perceptual(model: Tokenizer, task: dict[str, TaskConfig]) -> dict[str, dict[str, float]]:
+    """LPIPS with the VGG trunk at native size, of pictures."""
+    from tok4d.losses import LPIPS
+
+    distance = LPIPS(net="vgg", size=None)
+    found: dict[str, float] = {}
+    for batch in validation_batches(task, model.patch_size):
+        got = unpatchify(model, batch, reconstructor(model)(batch))
+        for one, other in zip(got, targets(batch), strict=True):
+            host = modality(batch.modality)
+            a, b = host.pictures(one), host.pictures(other)
+            assert a is not None
+            assert b is not None
+            found[one.key] = float(distance(a.clamp(-1, 1), b).mean())
+    return {f"{batch.modality}/lpips_vgg": found}
+
+
+@torch.no_grad()
+def floors(curriculum: Curriculum, channels: int) -> dict[str, Any]:
+    """PCA with as many channels for pictures and clips; one mean-coloured splat of fixed size a voxel for assets."""
+    samples: dict[str, dict[str, dict[str, float]]] = {}
+    last = curriculum.stages[curriculum.order[-1]]
+    for name, task in last.validation.items():
+        batches = list(validation_batches({name: task}, (4, 16, 16)))
+        if task.source.startswith("mesh3d/"):
+            samples[name] = splat_floor(task)
+            continue
+        pca = fit_pca(last.tasks[name], (4, 16, 16), curriculum.init_samples, curriculum.seed)
+        scores = score(batches, pca_reconstructor(pca, channels))
+        samples[name] = by_task(scores)[name]
+    return {"samples": samples}
+
+
+def splat_floor(task: TaskConfig) -> dict[str, dict[str, float]]:
+    """Metrics of the voxels themselves as splats; size and opacity are those that suit training objects best."""
+    train = deepcopy(task)
+    train.options |= {"split": "train", "limit": FITTED_ON}
+    choices = [(scale, opacity) for scale in SPLATS["scale"] for opacity in SPLATS["opacity"]]
+    quality = [_mean_foreground(_splatted(train, *choice)) for choice in choices]
+    return _splatted(task, *choices[quality.index(max(quality))])
+
+
+def _mean_foreground(samples: dict[str, dict[str, float]]) -> float:
+    values = samples["mesh3d/view_psnr_foreground"].values()
+    return sum(values) / len(values)
+
+
+def _splatted(task: TaskConfig, scale: float, opacity: float) -> dict[str, dict[str, float]]:
+    source, found = build_source(task), dict[str, dict[str, float]]()
+    factories = source.host.metrics()
+    for index in range(len(source)):
+        target = source.load(index)
+        drawn = splats_of(target, scale, opacity)
+        for name, value in score_all(factories, drawn, target).items():
+            found.setdefault(f"mesh3d/{name}", {})[source.key(index)] = value
+    return found
+
+
+def splats_of(sample: Sample, scale: float, opacity: float) -> Sample:
+    """One round splat a voxel in the mean colour of its patch; `scale` is its deviation in voxel sides."""
+    voxels, coords, side = sample.data["voxels"], sample.data["coords"], sample.meta["resolution"]
+    count = len(voxels)
+    colours = (voxels.view(count, -1, 3).mean(1) + 1) / 2
+    return Sample(
+        "mesh3d",
+        {
+            "voxels": voxels,
+            "coords": coords,
+            "means": (coords.float() + 0.5) / side - 0.5,
+            "scales": torch.full((count, 3), scale / side),
+            "quaternions": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1),
+            "opacities": torch.full((count,), opacity),
+            "colors": (colours - 0.5) / SH_DC,
+        },
+        key=sample.key,
+        meta={"resolution": side},
+    )

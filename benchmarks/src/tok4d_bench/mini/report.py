@@ -1,0 +1,172 @@
+"""From per-sample values to figures with intervals, and to a page.
+
+Intervals are 95 %: Wilson's for shares of objects, the bootstrap over objects for differences in dB (paired: the same
+objects restored by two models), the seeds' own spread where there are several.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+QUALITY = {  # task -> metric that says how well it is restored
+    "picture": "image/psnr",
+    "photo": "image/psnr",
+    "turn": "video/psnr",
+    "asset": "mesh3d/view_psnr_foreground",
+}
+MORE = {
+    "picture": ("image/ssim", "image/lpips_vgg"),
+    "photo": ("image/ssim", "image/lpips_vgg"),
+    "turn": ("video/ssim",),
+    "asset": ("mesh3d/view_psnr", "mesh3d/psnr"),
+}
+NAMED = ("picture", "turn", "asset")
+DRAWS = 2000
+
+
+def say(text: str) -> None:
+    """A line on stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share of `count` objects (Wilson 1927)."""
+    centre = share + z * z / (2 * count)
+    half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return (centre - half) / (1 + z * z / count), (centre + half) / (1 + z * z / count)
+
+
+def paired(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float, float]:
+    """Mean difference over the objects that both have, with its 95 % bootstrap interval."""
+    keys = sorted(set(one) & set(other))
+    differences = np.array([one[key] - other[key] for key in keys])
+    draws = np.random.default_rng(0).integers(len(keys), size=(DRAWS, len(keys)))
+    low, high = np.quantile(differences[draws].mean(1), [0.025, 0.975])
+    return float(differences.mean()), float(low), float(high)
+
+
+def summary(runs: Mapping[str, dict[str, Any]], floors: dict[str, Any]) -> dict[str, Any]:
+    """Figures of every run and stage, and differences to floors and controls."""
+    found: dict[str, Any] = {"floors": {}, "runs": {}, "differences": []}
+    for task, metric in QUALITY.items():
+        found["floors"][task] = _mean(floors["samples"][task][metric])
+    for name, run in runs.items():
+        found["runs"][name] = {
+            "steps": run["steps"],
+            "cpu_seconds": run["cpu_seconds"],
+            "commit": run["manifest"].get("commit"),
+            "stages": {stage: _stage(measured) for stage, measured in run["stages"].items()},
+        }
+        found["differences"] += _differences(name, run, runs, floors)
+    return found
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return sum(values.values()) / len(values)
+
+
+def _stage(measured: dict[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for task, metric in QUALITY.items():
+        for each in (metric, *MORE[task]):
+            if each in measured["samples"].get(task, {}):
+                row[f"{task} {each}"] = _mean(measured["samples"][task][each])
+    figures = measured["figures"]
+    for task in NAMED:
+        for prefix in ("", "unseen_"):
+            key = f"{prefix}{task}"
+            if f"{key}/accuracy" not in figures:
+                continue
+            share, count = figures[f"{key}/accuracy"], int(figures[f"{key}/accuracy/samples"])
+            row[f"{key} accuracy"] = {
+                "value": share,
+                "interval": wilson(share, count),
+                "macro": figures[f"{key}/macro_accuracy"],
+                "chance": figures[f"{key}/accuracy/chance"],
+                "majority": figures[f"{key}/accuracy/majority"],
+                "objects": count,
+            }
+            if not prefix:
+                row[f"{key} recall@1"] = figures.get(f"{key}/recall@1")
+    row |= {name: value for name, value in figures.items() if "/codes/" in name}
+    return row
+
+
+def _differences(
+    name: str, run: dict[str, Any], runs: Mapping[str, dict[str, Any]], floors: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Of a whole curriculum's stages to the floor, and to the controls of its preset and seed at the same stage."""
+    base, _, kind = name.rpartition("-curriculum")
+    if not base or kind:
+        return []
+    rows = []
+    for stage, measured in run["stages"].items():
+        for task, metric in QUALITY.items():
+            own = measured["samples"].get(task, {}).get(metric)
+            if own is None:
+                continue
+            others = {"floor": floors["samples"][task].get(metric)}
+            for other, control in runs.items():
+                if other.startswith(f"{base}-") and other != name and stage in control["stages"]:
+                    others[other] = control["stages"][stage]["samples"].get(task, {}).get(metric)
+            for other, values in others.items():
+                if values:
+                    mean, low, high = paired(own, values)
+                    rows.append(
+                        {"run": name, "stage": stage, "task": task, "metric": metric, "less": other}
+                        | {"mean": mean, "interval": [low, high]}
+                    )
+    return rows
+
+
+def table(report: dict[str, Any]) -> str:
+    """The page."""
+    lines = ["# The mini curriculum", "", f"`{report['command']}`", ""]
+    lines += ["Restored, in dB (assets: pixels that the object covers, drawn Gaussians over a fixed background):", ""]
+    lines += ["| run | after | " + " | ".join(QUALITY) + " | CPU s |", "|---|---|" + "---|" * (len(QUALITY) + 1)]
+    floor = " | ".join(f"{report['floors'][task]:.2f}" for task in QUALITY)
+    lines.append(f"| floor (PCA of 48 channels; one splat a voxel) | | {floor} | |")
+    for name, run in report["runs"].items():
+        for stage, row in run["stages"].items():
+            cells = " | ".join(_number(row.get(f"{task} {metric}")) for task, metric in QUALITY.items())
+            lines.append(f"| {name} | {stage} | {cells} | {run['cpu_seconds']} |")
+    lines += ["", "Named: share of held-out objects whose noun is nearest, [95 % interval], macro; then retrieval.", ""]
+    lines += [
+        "| run | after | task | accuracy | macro | chance | majority | objects | recall@1 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, run in report["runs"].items():
+        for stage, row in run["stages"].items():
+            for key, value in row.items():
+                if key.endswith(" accuracy"):
+                    task = key.removesuffix(" accuracy")
+                    low, high = value["interval"]
+                    lines.append(
+                        f"| {name} | {stage} | {task} | {value['value']:.3f} [{low:.3f}, {high:.3f}] "
+                        f"| {value['macro']:.3f} | {value['chance']:.3f} | {value['majority']:.3f} "
+                        f"| {value['objects']} | {_number(row.get(f'{task} recall@1'), 3)} |"
+                    )
+    lines += ["", "The curriculum less floors and controls, over the same objects, dB [95 % interval]:", ""]
+    lines += ["| run | after | task | less | difference |", "|---|---|---|---|---|"]
+    for row in report["differences"]:
+        low, high = row["interval"]
+        lines.append(
+            f"| {row['run']} | {row['stage']} | {row['task']} | {row['less']} "
+            f"| {row['mean']:+.2f} [{low:+.2f}, {high:+.2f}] |"
+        )
+    lines += ["", "Other figures of the last stages (SSIM, LPIPS, codes):", ""]
+    for name, run in report["runs"].items():
+        stage, row = list(run["stages"].items())[-1]
+        shown = {key: value for key, value in row.items() if isinstance(value, float)}
+        lines.append(f"* {name}, {stage}: " + ", ".join(f"{key} {value:.3f}" for key, value in shown.items()))
+    return "\n".join([*lines, ""])
+
+
+def _number(value: Any, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

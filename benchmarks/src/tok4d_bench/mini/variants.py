@@ -1,0 +1,75 @@
+"""Controls of a curriculum: the same stages with the tasks of one modality alone.
+
+`steps` gives a modality as many steps as it has in the whole curriculum, `compute` as many as all modalities together.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from tok4d.config.schema import Curriculum, StageConfig
+from tok4d.data.order import MixtureSchedule, seed_of
+from tok4d.errors import ConfigError, unknown_name
+
+WHOLE = "curriculum"
+BUDGETS = ("steps", "compute")
+
+
+def variant(curriculum: Curriculum, name: str) -> Curriculum:
+    """`curriculum`, or `MODALITY-steps` and `MODALITY-compute`.
+
+    A control keeps the modality's tasks, their weights among themselves, losses, optimisers and riders of its own
+    modality; a stage without a task of it is left out. Channels and codes come when they come in the curriculum; what
+    begins after the first stage begins with the channels of its own first stage, at the PCA of its patches.
+
+    Raises:
+        ConfigError: for another name, or a modality that the curriculum does not have.
+    """
+    if name == WHOLE:
+        return curriculum
+    host, _, budget = name.partition("-")
+    if budget not in BUDGETS:
+        raise ConfigError(unknown_name("variant", name, [WHOLE, *(f"image-{kind}" for kind in BUDGETS)]))
+    made = deepcopy(curriculum)
+    made.order, made.stages = [], {}
+    for key in curriculum.order:
+        stage = deepcopy(curriculum.stages[key])
+        for part in ("tasks", "every_step", "validation"):
+            kept = {task: value for task, value in getattr(stage, part).items() if value.source.startswith(f"{host}/")}
+            setattr(stage, part, kept)
+        if not stage.tasks:
+            continue
+        if budget == "steps":
+            stage.steps = steps_of(curriculum.seed, key, curriculum.stages[key], set(stage.tasks))
+        made.order.append(key)
+        made.stages[key] = stage
+    if not made.order:
+        raise ConfigError(f"curriculum {curriculum.name!r} has no task of modality {host!r}")
+    if budget == "compute":
+        whole = sum(curriculum.stages[key].steps for key in curriculum.order)
+        own = sum(stage.steps for stage in made.stages.values())
+        for stage in made.stages.values():
+            stage.steps = round(stage.steps * whole / own)
+    _begin(curriculum, made)
+    return made.check()
+
+
+def steps_of(seed: int, name: str, stage: StageConfig, tasks: set[str]) -> int:
+    """How many steps of a stage have one of these tasks."""
+    schedule = MixtureSchedule(seed_of(seed, "stage", name), {key: task.weight for key, task in stage.tasks.items()})
+    return max(1, sum(schedule.task(step) in tasks for step in range(stage.steps)))
+
+
+def _begin(curriculum: Curriculum, made: Curriculum) -> None:
+    """Channels of the first stage that is left; growth afterwards needs no basis for clips where all are of a kind."""
+    first = made.order[0]
+    before = [curriculum.stages[key] for key in curriculum.order[: curriculum.order.index(first) + 1]]
+    grown = [stage.latent for stage in before if stage.latent is not None]
+    if grown and before[0] is not curriculum.stages[first]:
+        made.model.overrides = {**made.model.overrides, "latent": grown[-1]}
+    for key in made.order:
+        stage = made.stages[key]
+        if key == first:
+            stage.latent, stage.grow, stage.repeat_first_frame = None, "random", False
+        elif stage.grow == "clips":
+            stage.grow = "scores"
