@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,10 @@ def test_configurations_of_the_page_are_valid() -> None:
     assert set(Objective.from_config(blocks[0]).terms) == set(blocks[0])
     (render,) = modality("mesh3d").objective(blocks[1]).terms.values()
     assert render.weights == {"l1": 1, "ssim": 0, "ms_ssim": 0.2, "mask": 0.0}
+
+
+def test_importing_losses_loads_no_network() -> None:
+    """Nor torch: names are imported on first use."""
+    code = "import sys, tok4d.losses; print('torch' in sys.modules, 'lpips' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
