@@ -35,7 +35,7 @@ def compare(runs: Sequence[Run], anchors: Sequence[str] = (), seeds: bool = Fals
         seeds: runs of one subject with several seeds become one column, their mean and standard deviation.
         suite: path of the suite file where its name is not enough: it says where published values stand.
     """
-    columns = _columns(runs, seeds)
+    columns = sorted(_columns(runs, seeds), key=lambda column: column.null)  # what competes comes first
     ignored = ("seed",) if seeds else ()
     records = [[_records(run) for run in column.runs] for column in columns]
     keys = list(dict.fromkeys(key for column in records for run in column for key in run))
@@ -95,7 +95,8 @@ def _row(
     ignored: Sequence[str],
 ) -> Row:
     found = [[run[key] for run in column if key in run] for column in records]
-    first = next(record for column in found for _, record in column)
+    known = [record for column in found for _, record in column]
+    first = next((record for record in known if record["value"] is not None), known[0])
     cells = [_cell(column, ignored) for column in found]
     nulls = [bool(column) and all(run.null for run, _ in column) for column in found]
     marked = _marked(cells, nulls, first["higher_is_better"])

@@ -38,15 +38,24 @@ class Frame:
             HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM),
         )
 
-    def drawn(self, x_name: str, y_name: str) -> str:
-        """Lines, ticks and names of both axes."""
+    def drawn(self, x_name: str, y_name: str, whole: bool = False, shift: float = 0.0) -> str:
+        """Lines, ticks and names of both axes.
+
+        Args:
+            whole: only whole numbers on the y axis: it counts.
+            shift: of the x axis's numbers, which then are whole and below its end: they name bars.
+        """
         parts = []
         for value in ticks(*self.y):
+            if whole and value != int(value):
+                continue
             y = self.at(self.x[0], value)[1]
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
         for value in ticks(*self.x):
-            x = self.at(value, self.y[0])[0]
+            if shift and (value != int(value) or value >= self.x[1]):
+                continue
+            x = self.at(value + shift, self.y[0])[0]
             parts.append(f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 15}" text-anchor="middle">{value:g}</text>')
         parts.append(f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 5}" text-anchor="end">{escape(x_name)}</text>')
         parts.append(f'<text x="4" y="{HEIGHT - 5}">{escape(y_name)}</text>')
@@ -63,7 +72,7 @@ def histogram(series: Sequence[Series], name: str) -> str:
     edges = np.linspace(*_wide(low, high), BINS + 1)
     counts = [np.histogram(one.values, edges)[0] for one in kept]
     frame = Frame((edges[0], edges[-1]), (0, max(int(c.max()) for c in counts)))
-    parts = [frame.drawn(name, "samples")]
+    parts = [frame.drawn(name, "samples", whole=True)]
     for place, (one, count) in enumerate(zip(kept, counts, strict=True)):
         corners = [frame.at(edges[0], 0)]
         for left, right, number in zip(edges[:-1], edges[1:], count, strict=True):
@@ -87,7 +96,9 @@ def histogram(series: Sequence[Series], name: str) -> str:
 def plot(series: Sequence[Series], x_name: str, y_name: str) -> str:
     """Points joined in the order of x, one line a family of subjects."""
     points = np.concatenate([one.values for one in series])
-    frame = Frame((0.0, float(points[:, 0].max())), (float(points[:, 1].min()), float(points[:, 1].max())))
+    low, high = _wide(float(points[:, 1].min()), float(points[:, 1].max()))
+    margin = 0.06 * (high - low)
+    frame = Frame((0.0, 1.04 * float(points[:, 0].max())), (low - margin, high + margin))
     parts = [frame.drawn(x_name, y_name)]
     for place, one in enumerate(series):
         places = [frame.at(float(x), float(y)) for x, y in sorted(map(tuple, one.values))]
@@ -103,7 +114,7 @@ def plot(series: Sequence[Series], x_name: str, y_name: str) -> str:
 def bars(shares: Sequence[float], x_name: str, y_name: str) -> str:
     """One bar each, in order; shares in [0, 1]."""
     frame = Frame((0, len(shares)), (0, 1))
-    parts = [frame.drawn(x_name, y_name)]
+    parts = [frame.drawn(x_name, y_name, shift=0.5)]
     for place, share in enumerate(shares):
         left, top = frame.at(place + 0.1, share)
         right, bottom = frame.at(place + 0.9, 0)

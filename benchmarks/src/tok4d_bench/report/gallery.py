@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from tok4d.errors import DataError, Tok4dError
 from tok4d_bench.compare.runs import Run
 from tok4d_bench.contracts import Subject
-from tok4d_bench.report.media import Shown, error_maps, show, show_picture
+from tok4d_bench.report.media import Shown, error_maps, show
 from tok4d_bench.report.remake import Made, Remaker
 from tok4d_bench.report.values import PerSample, chosen, per_sample
 
@@ -26,7 +24,7 @@ class Exhibit:
     Attributes:
         rank: `best`, `median`, `worst 2`, ...
         by: `METRIC of SUBJECT` by which it was chosen.
-        files: original, then reconstruction and error map of every subject.
+        pairs: reconstruction of every subject, and its error map where there is one.
         scale: error at the end of the maps' scale, as a part of the full range; 0: no maps.
     """
 
@@ -35,7 +33,8 @@ class Exhibit:
     rank: str
     key: str
     by: str
-    files: tuple[Shown, ...]
+    original: Shown
+    pairs: tuple[tuple[Shown, ...], ...]
     scale: float
 
 
@@ -141,18 +140,19 @@ def _exhibit(suite: str, choice: _Choice, made: Sequence[tuple[Run, Made]], out:
     key = choice.leading.keys[choice.row]
     stem = _plain(f"{suite}-{choice.task}-{choice.rank}")
     original = made[0][1].original
-    files = [show(original, out, f"{stem}-original", "original", f"{key}, original")]
+    shown = show(original, out, f"{stem}-original", "original", f"{key}, original")
     maps, scale = error_maps(original, {run.label: one.restored for run, one in made})
+    pairs = []
     unit = f" {choice.leading.record['unit']}" if choice.leading.record["unit"] else ""
     for number, (run, one) in enumerate(made):
         title = f"{run.label}, {choice.leading.metric} {one.recorded:.4g}{unit}"
-        files.append(show(one.restored, out, f"{stem}-{number}", title, f"{key}, reconstruction by {run.label}"))
+        files = [show(one.restored, out, f"{stem}-{number}", title, f"{key}, reconstruction by {run.label}")]
         if (error := maps.get(run.label)) is not None:
             told = f"error of {run.label}"
             alt = f"{key}, map of the absolute error of {run.label}, black is none, yellow is {scale:.1%} of the range"
-            write = show_picture if isinstance(error, Image.Image) else show
-            files.append(write(error, out, f"{stem}-{number}-error", told, alt))  # type: ignore[arg-type]
-    return Exhibit(suite, choice.task, choice.rank, key, choice.by, tuple(files), scale)
+            files.append(show(error, out, f"{stem}-{number}-error", told, alt))
+        pairs.append(tuple(files))
+    return Exhibit(suite, choice.task, choice.rank, key, choice.by, shown, tuple(pairs), scale)
 
 
 def _plain(text: str) -> str:

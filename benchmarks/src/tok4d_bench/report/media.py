@@ -5,14 +5,13 @@ N = pictures, H, W = height and width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from tok4d.errors import Tok4dError
@@ -68,59 +67,46 @@ def show(sample: Sample, out: Path, stem: str, title: str, alt: str) -> Shown:
     return Shown(title, alt, **made)
 
 
-def error_maps(original: Sample, restored: Mapping[str, Sample]) -> tuple[dict[str, Sample | Image.Image], float]:
+def error_maps(original: Sample, restored: Mapping[str, Sample]) -> tuple[dict[str, Sample], float]:
     """Mean absolute error over the colours at every pixel, as colours, on one scale for all reconstructions.
+
+    Only of what is pictures pixel by pixel: an asset's previews are drawn from other cameras than its original's.
 
     Args:
         restored: by subject.
 
     Returns:
-        A sample of pictures or a picture a subject, none where nothing can be compared; and the error at the end of
-        the scale, as a part of the full range.
+        A sample of colours a subject, none where nothing can be compared; and the error at the end of the scale, as a
+        part of the full range: what the middle one of the subjects exceeds at one pixel in a thousand.
     """
     host = modality(original.modality)
-    wanted = _pictures(host, original)
+    values = original.data[host.field]
+    wanted = _pictures(host, original) if is_pictures(values) else None
     errors: dict[str, Tensor] = {}
     for label, sample in restored.items():
-        got = _pictures(host, sample)
+        got = None if wanted is None else _pictures(host, sample)
         if wanted is not None and got is not None and got.shape == wanted.shape:
             errors[label] = (got - wanted).abs().mean(-3) / 2
     if not errors:
         return {}, 0.0
-    scale = max(LEAST_SCALE, *(float(error.flatten().float().quantile(0.999)) for error in _thin(errors.values())))
-    made: dict[str, Sample | Image.Image] = {}
+    ends = sorted(float(_thinned(error).quantile(0.999)) for error in errors.values())
+    scale = max(LEAST_SCALE, ends[len(ends) // 2])
+    made = {}
     for label, error in errors.items():
-        colours = _coloured(error / scale)
-        if is_pictures(original.data[host.field]):
-            values = torch.from_numpy(colours).movedim(-1, -3).float() / 127.5 - 1
-            made[label] = replace(original, data={host.field: values.reshape(original.data[host.field].shape)})
-        else:
-            made[label] = Image.fromarray(colours[0])
+        colours = torch.from_numpy(_coloured(error / scale)).movedim(-1, -3).float() / 127.5 - 1
+        made[label] = replace(original, data={host.field: colours.reshape(values.shape)})
     return made, scale
 
 
-def show_picture(picture: Image.Image, out: Path, stem: str, title: str, alt: str) -> Shown:
-    """Write one picture."""
-    small = max(picture.size) <= LONGEST // 4
-    picture.thumbnail((LONGEST, LONGEST))
-    picture.save(out / f"{stem}.png")
-    return Shown(title, alt, f"{out.name}/{stem}.png", small=small)
-
-
 def _pictures(host: Modality, sample: Sample) -> Tensor | None:
-    """`[N, 3, H, W]` in [-1, 1]: the sample's own pictures, or the one that shows it."""
+    """`[N, 3, H, W]` in [-1, 1]."""
     found = host.pictures(sample)
-    if found is not None:
-        return found.detach().float().clamp(-1, 1)
-    previews = host.preview(sample)
-    if not previews:
-        return None
-    return torch.from_numpy(np.array(previews[0].convert("RGB"))).movedim(-1, 0).float()[None] / 127.5 - 1
+    return None if found is None else found.detach().float().clamp(-1, 1)
 
 
-def _thin(errors: Any, most: int = 1 << 20) -> Sequence[Tensor]:
-    """Every k-th value: quantiles take only so many."""
-    return [error.flatten()[:: max(1, error.numel() // most)] for error in errors]
+def _thinned(error: Tensor, most: int = 1 << 20) -> Tensor:
+    """Every k-th value: a quantile takes only so many."""
+    return error.flatten()[:: max(1, error.numel() // most)]
 
 
 def _coloured(share_NHW: Tensor) -> np.ndarray:
