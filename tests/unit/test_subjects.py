@@ -258,3 +258,77 @@ def test_the_facts_and_the_name_are_the_models(folders):
     assert facts["parameters"] == sum(p.numel() for p in subject.model.parameters())
     assert facts["bits_per_token"] == 12
     assert subject.digest == load_subject(f"{folders['fsq']},name=other").digest
+
+
+def test_a_released_model_is_a_subject_once_imported(tmp_path):
+    import json
+
+    from safetensors.torch import load_file, save_file
+    from typer.testing import CliRunner
+
+    from tok4d.cli.main import app
+    from tok4d.weights import load_atoken
+
+    golden = Path(__file__).parents[1] / "parity" / "data" / "c16_hd16"
+    released = json.loads((golden / "weights.json").read_text())["arch_cfg"]
+    state = {**load_file(golden / "weights_encoder.safetensors"), **load_file(golden / "weights_decoder.safetensors")}
+    save_file(state, tmp_path / "atoken.safetensors")
+    (tmp_path / "atoken.yaml").write_text(json.dumps({"model": {"model_cfg": {"arch_cfg": released}}}))
+    command = ["weights", "import-atoken", str(tmp_path / "atoken.safetensors"), str(tmp_path / "atoken.yaml")]
+    assert CliRunner().invoke(app, [*command, "-o", str(tmp_path / "imported")]).exit_code == 0
+    subject = load_subject(str(tmp_path / "imported"))
+    assert subject.name == "imported"
+    model = load_atoken(state, released).float().eval()
+    sample, host = pictures((32, 48))[0], registry.modality("image")
+    with torch.inference_mode():
+        encoded = model.encode(host.patchify(sample, model.patch_size))
+        (expected,) = host.unpatchify(model.decode(encoded.latents("mean")))
+    (restored,) = subject.reconstruct([sample])
+    torch.testing.assert_close(restored.sample.data["image"], expected.data["image"], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(subject.embed([sample]), encoded.embedding.float(), atol=1e-5, rtol=0)
+
+
+# --- nulls ------------------------------------------------------------------------------------------------------------
+
+
+def suite(**tasks: dict):
+    from tok4d_bench.contracts import Suite, TaskSpec
+
+    return Suite("made", 1, "", {name: TaskSpec(**spec) for name, spec in tasks.items()})
+
+
+def test_nulls_of_a_suite_as_specs():
+    from tok4d_bench.subjects.nulls import null_specs
+
+    shapes = {"source": "image/shapes", "options": {"count": 20, "side": 32, "split": "val", "limit": 3}}
+    made = suite(
+        a={"data": shapes, "nulls": ["identity", "pca", "real-real"]},
+        b={"data": {"layout": "imagenet"}, "nulls": ["identity", "pca"]},
+        c={"data": {"source": "video/moving"}, "nulls": ["pca"]},
+        d={"data": shapes},
+    )
+    specs = null_specs(made, channels=7)
+    assert specs == [
+        "identity",
+        'pca:image/shapes,channels=7,options={"count": 20, "side": 32}',
+        "pca:video/moving,channels=7",
+    ]
+    subject = load_subject(specs[1])
+    assert subject.facts()["fitted_on"]["options"] == {"count": 20, "side": 32, "split": "train"}
+    assert null_specs(made, tasks=["b"]) == ["identity", "pca:image/photos,channels=48"]
+    assert null_specs(made, tasks=["d"]) == []
+
+
+def test_a_null_that_does_not_exist():
+    from tok4d_bench.subjects.nulls import null_specs
+
+    with pytest.raises(ConfigError, match=r"made, a: unknown null 'identiti'. Did you mean 'identity'"):
+        null_specs(suite(a={"nulls": ["identiti"]}))
+
+
+def test_every_shipped_suite_names_nulls_that_exist():
+    from tok4d_bench.subjects.nulls import null_specs
+    from tok4d_bench.suite import load_suite, suite_names
+
+    for name in suite_names():
+        null_specs(load_suite(name))

@@ -18,6 +18,8 @@ COMMANDS = {
     "compare": Command("tok4d_bench.cli.compare:compare", "Put runs and published figures side by side."),
     "report": Command("tok4d_bench.cli.report:report", "Write a web page of runs: figures, samples, distributions."),
     "score": Command("tok4d_bench.cli.score:score", "Score any tokenizer from two folders of files."),
+    "sensitivity": Command("tok4d_bench.cli.sensitivity:sensitivity", "How far choices of a protocol move figures."),
+    "card": Command("tok4d_bench.cli.card:card", "Describe a model's latents, codes, seams, and what a probe reads."),
     "explain": Command("tok4d_bench.cli.explain:explain", "Explain a loss: distances in parts, gradients, landscape."),
 }
 

@@ -40,7 +40,7 @@ def by_tiles(subject: Tok4dSubject, sample: Sample, count: int) -> Restored:
     decode = model.decode_stream(cached_steps=subject.cached_steps)
     parts: list[Tensor] = []
     indices: list[Tensor] = []
-    for number, tokens in enumerate(_tiles(subject, sample)):
+    for number, tokens in enumerate(tiles_of(subject, sample)):
         encoded = model.encode(tokens, pool=False)
         latents = encoded.latents("mean")
         if subject.codes:
@@ -56,12 +56,13 @@ def by_tiles(subject: Tok4dSubject, sample: Sample, count: int) -> Restored:
 def embed_by_tiles(subject: Tok4dSubject, sample: Sample) -> EncodeStream:
     """An encoder that has seen all tiles of a clip: its `pooled` and `embedding` are those of the whole."""
     stream = subject.model.encode_stream()
-    for tokens in _tiles(subject, sample):
+    for tokens in tiles_of(subject, sample):
         stream(tokens)
     return stream
 
 
-def _tiles(subject: Tok4dSubject, sample: Sample) -> Iterator[TokenSet]:
+def tiles_of(subject: Tok4dSubject, sample: Sample) -> Iterator[TokenSet]:
+    """Tokens of every tile, t counted from its start."""
     frames = subject.model.config.tile_steps * subject.model.patch_size[0]
     for piece in tile_samples(sample, frames):
         yield subject.tokens_of(piece)

@@ -25,7 +25,7 @@ from tok4d.text.encoder import TextEncoder
 from tok4d.tokens import TokenSet
 from tok4d_bench.contracts import Restored, Subject, UnsuitedError
 from tok4d_bench.subjects.common import PRECISIONS, digest_of, parameters
-from tok4d_bench.subjects.tiles import by_tiles, embed_by_tiles
+from tok4d_bench.subjects.tiles import by_tiles, embed_by_tiles, tiles_of
 
 PACKED = 16_384  # tokens of a pass: a group of more is worked off in parts, and a clip of more tile by tile
 PROBES = ("features", "latents", "codes")
@@ -189,6 +189,14 @@ class Tok4dSubject(Subject):
             for place, part in zip(places, values.split(tokens.lengths), strict=True):
                 rows[place] = part.double().mean(0).float().cpu()
         return torch.stack([rows[i] for i in range(len(samples))])
+
+    def encoded(self, samples: Sequence[Sample]) -> Iterator[Encoded]:
+        """Posteriors of all tokens, some samples at a time, without pooling: what statistics of latents read."""
+        for places, tokens in self._packs(samples):
+            sample = samples[places[0]]
+            long = tokens.num_tokens > PACKED and self._host(sample).streams
+            for part in tiles_of(self, sample) if long else (tokens,):
+                yield self.model.encode(part, pool=False)
 
     def _means(self, encoded: Encoded, where: str) -> Tensor:
         return self.model.quantize(encoded).values if where == "codes" else encoded.posterior.mean

@@ -1,0 +1,52 @@
+"""Data of commands that measure one source and no suite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from tok4d.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tok4d_bench.data.samples import Thinned
+
+SOURCE = typer.Option(..., "--data", metavar="SOURCE", help="Source of samples, such as image/photos or video/clips.")
+OPTIONS = typer.Option("", "--options", metavar="YAML", help="Its options: '{split: val, size: 128}'.")
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """Options of a source.
+
+    Raises:
+        ConfigError: for what is no mapping.
+    """
+    import yaml
+
+    try:
+        found = yaml.safe_load(text) if text else {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--options {text!r} is no YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"--options {text!r} must be a mapping, such as '{{split: val}}'")
+    return {str(key): value for key, value in found.items()}
+
+
+def open_source(source: str, options: Mapping[str, Any], prepare: Mapping[str, Any], limit: int = 0) -> Thinned:
+    """A source's samples, prepared; on its side `val` where it has sides and the options say nothing else.
+
+    Raises:
+        Tok4dError: for an unknown source or option, and data that is not there.
+    """
+    from dataclasses import fields
+
+    from tok4d.plugins.registry import source_factory
+    from tok4d_bench.contracts import TaskSpec
+    from tok4d_bench.data.build import open_data
+
+    chosen = dict(options)
+    if "split" in {field.name for field in fields(source_factory(source))}:
+        chosen.setdefault("split", "val")
+    spec = TaskSpec(data={"source": source, "options": chosen}, prepare=dict(prepare))
+    return open_data(spec, {}, limit)
