@@ -49,14 +49,7 @@ class Shown:
 def show(sample: Sample, out: Path, stem: str, title: str, alt: str) -> Shown:
     """Write what a page shows of a sample below `out`; what cannot be written is said in `note`."""
     host = modality(sample.modality)
-    previews = host.preview(sample)
     made: dict[str, Any] = {}
-    if previews:
-        picture = previews[0]
-        made["small"] = max(picture.size) <= LONGEST // 4
-        picture.thumbnail((LONGEST, LONGEST))
-        picture.save(out / f"{stem}.png")
-        made["picture"] = f"{out.name}/{stem}.png"
     if host.shows:
         file = out / f"{stem}{host.shows}"
         try:
@@ -64,6 +57,14 @@ def show(sample: Sample, out: Path, stem: str, title: str, alt: str) -> Shown:
             made["viewer" if host.shows == ".html" else "clip"] = f"{out.name}/{file.name}"
         except Tok4dError as error:
             made["note"] = f"no {host.shows}: {error}"
+    if "clip" in made:  # a still would only hide its first frame
+        made["small"] = max(sample.data[host.field].shape[-2:]) <= LONGEST // 4
+    elif previews := host.preview(sample):
+        picture = previews[0]
+        made["small"] = max(picture.size) <= LONGEST // 4
+        picture.thumbnail((LONGEST, LONGEST))
+        picture.save(out / f"{stem}.png")
+        made["picture"] = f"{out.name}/{stem}.png"
     return Shown(title, alt, **made)
 
 
