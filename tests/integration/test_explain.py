@@ -23,7 +23,7 @@ from tok4d_bench.explain.landscape import landscape, moved, random_direction
 from tok4d_bench.explain.subject import Case, make_case, task_of
 from tok4d_bench.measures import base
 
-SHAPES = {"count": 12, "size": 32}
+SHAPES = {"count": 12, "side": 32}
 
 
 def case(losses: dict[str, object], limit: int = 6, batch: int = 4) -> Case:
@@ -58,6 +58,14 @@ def test_gradients_are_those_of_the_terms() -> None:
     assert found.cosines["decoder_output"]["kl"]["l1"] is None
     assert found.cosines["parameters"]["l2"]["l2"] == pytest.approx(1)
     assert sum(term.shares["parameters"] for term in found.terms.values()) == pytest.approx(1)
+
+
+def test_pictures_become_squares() -> None:
+    task = TaskConfig(source="image/shapes", options={"count": 3, "side": 64}, batch=2)
+    made = make_case(tiny_tokenizer(), task, 8, side=32)
+    assert [len(batch.keys) for batch in made.batches] == [2, 1]
+    assert made.run(made.batches[0]).targets[0].data["image"].shape == (3, 32, 32)
+    assert make_case(tiny_tokenizer(), task, 1).batches[0].tokens.lengths == (16,)
 
 
 def test_weights_scale_norms_and_leave_cosines() -> None:
@@ -167,7 +175,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def test_command_writes_the_same_twice(model: Path, tmp_path: Path) -> None:
-    arguments = ["-m", str(model), "--data", "image/shapes", "--options", "{count: 6, size: 32}"]
+    arguments = ["-m", str(model), "--data", "image/shapes", "--options", "{count: 6, side: 32}", "--side", "32"]
     arguments += ["--losses", "{l1: 1, kl: 1e-2}", "--points", "3", "--parts", "gradients,landscape"]
     for name in ("one", "two"):
         code, output = run(*arguments, "-o", str(tmp_path / name))

@@ -27,6 +27,9 @@ def explain(
     curriculum: str | None = typer.Option(None, "--curriculum", help="Take source and losses of one of its tasks."),
     stage: str | None = typer.Option(None, "--stage", help="Its stage. Default: the last."),
     task: str | None = typer.Option(None, "--task", help="The stage's task. Default: the first."),
+    side: int = typer.Option(
+        128, "--side", min=0, help="Pictures and clips become squares of this side; 0: as they are."
+    ),
     limit: int = typer.Option(64, "--limit", min=1, help="Samples for the distances."),
     few: int = typer.Option(8, "--few", min=1, help="Samples for gradients and landscape, of these."),
     network: list[str] = typer.Option([], "--network", help="For the distances; several are allowed."),
@@ -48,11 +51,12 @@ def explain(
 
     chosen = task_of(curriculum, stage, task, data, changes)
     loaded = load_model(model, device)
-    case = make_case(loaded.model, chosen, limit, loaded.device)
+    case = make_case(loaded.model, chosen, limit, side, loaded.device)
     found: dict[str, Any] = {
         "schema": 1,
         "model": {"name": model.resolve().name, "digest": loaded.digest},
         "task": {"source": chosen.source, "options": dict(chosen.options), "losses": dict(chosen.losses)},
+        "side": side,
         "samples": sum(len(batch.keys) for batch in case.batches),
         "bad": list(case.bad),
         "seed": seed,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 from torch import Tensor
 
 from tok4d.config.schema import TaskConfig
-from tok4d.data.batches import Batch, validation_batches
+from tok4d.data.batch import Batch, Loaded, collate
+from tok4d.data.build import build_source
+from tok4d.data.source import Source
 from tok4d.errors import ConfigError, DataError, unknown_name
 from tok4d.losses.objective import Loss, Objective
 from tok4d.modality import Sample
@@ -22,6 +23,7 @@ from tok4d.model.tokenizer import Tokenizer
 from tok4d.tokens import TokenSet
 from tok4d.training.check import task_objective
 from tok4d.training.module import targets, unpatchify
+from tok4d_bench.prepare import Prepare, is_pictures
 
 
 @dataclass(frozen=True)
@@ -71,35 +73,45 @@ class Case:
         return unpatchify(self.model, batch, patches)
 
 
-def make_case(model: Tokenizer, task: TaskConfig, limit: int, device: Any = "cpu") -> Case:
+def make_case(model: Tokenizer, task: TaskConfig, limit: int, side: int = 0, device: Any = "cpu") -> Case:
     """A case from a task as curricula name it.
 
     Args:
         task: source, options, batch and losses; no losses: the default objective.
         limit: samples at most; the first ones of the source, without augmentation.
+        side: pictures and clips are resized and cut to squares of this side; 0: as they are.
 
     Raises:
         ConfigError: for a source, option or loss that does not exist.
         DataError: when no sample can be used.
     """
     objective = task_objective(task)
-    batches: list[Batch] = []
-    left = limit
-    found = validation_batches({"explain": task}, model.patch_size, inputs=model.config.inputs)
-    for batch in islice(found, -(-limit // task.batch)):
-        kept = batch if len(batch.keys) <= left else _first(batch, left)
-        batches.append(kept.to(device))
-        left -= len(kept.keys)
-    if not batches:
-        raise DataError(task.source, "no sample could be used")
-    bad = tuple(reason for batch in batches for reason in batch.bad)
-    return Case(model.requires_grad_(True), objective.to(device), batches, bad)
+    loaded: list[Loaded] = []
+    bad: list[str] = []
+    source = build_source(task)
+    prepare = Prepare(short=side, crop=side)
+    for index in range(len(source)):
+        if len(loaded) == limit:
+            break
+        try:
+            loaded.append(_load(source, index, model, prepare))
+        except DataError as error:
+            bad.append(str(error))
+    if not loaded:
+        raise DataError(task.source, f"no sample could be used: {bad[0] if bad else 'it has none'}")
+    starts = range(0, len(loaded), task.batch)
+    parts = [loaded[start : start + task.batch] for start in starts]
+    batches = [collate(-1, "explain", source.modality, part, [0] * len(part), ()).to(device) for part in parts]
+    return Case(model.requires_grad_(True), objective.to(device), batches, tuple(bad))
 
 
-def _first(batch: Batch, count: int) -> Batch:
-    """The first samples of a batch."""
-    parts = {name: getattr(batch, name)[:count] for name in ("keys", "noise_seeds", "extras", "captions", "labels")}
-    return replace(batch, tokens=TokenSet.pack(list(batch.tokens.unpack())[:count]), **parts)
+def _load(source: Source, index: int, model: Tokenizer, prepare: Prepare) -> Loaded:
+    sample = source.load(index)
+    if is_pictures(sample.data[source.host.field]):
+        sample = prepare.apply(sample)
+    host = source.host.configured(model.config.inputs.get(source.modality, {}))
+    tokens = host.patchify(sample, model.patch_size).validate()
+    return Loaded(tokens, source.key(index), host.extras(sample), sample.caption, sample.label)
 
 
 def task_of(
