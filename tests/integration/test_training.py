@@ -159,6 +159,21 @@ def test_a_loss_that_is_no_number_names_the_samples(server, tmp_path):
     assert last_step(out) == 0
 
 
+def test_a_loader_process_that_dies_stops_the_run_and_it_continues(server, whole, tmp_path):
+    out = tmp_path / "run"
+    command = server.start(*train(out, "workers=2", "stages.images.tasks.image.batch=32"))
+    children = Path(f"/proc/{command.pid}/task/{command.pid}/children")
+    if not children.exists():
+        pytest.skip("this system does not list the children of a process")
+    command.signal_when(signal.SIGCONT, lambda: last_step(out) >= 3 and len(children.read_text().split()) >= 2)
+    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
+    assert "error: a data-loading process died" in one_line(command.wait())
+    assert 3 <= last_step(out) < STEPS
+    code, said = server.run(*train(out, "workers=1", "stages.images.tasks.image.batch=32", "--resume"))
+    assert code == 0, said
+    assert last_step(out) == STEPS
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unusable_files_stop_the_run_in_one_line(server, tmp_path, workers):
     for number in range(3):

@@ -135,6 +135,31 @@ def test_a_full_disk_leaves_the_last_one_intact(run, monkeypatch, call):
     assert checkpoint.load(run.root / "last").state.step == 4
 
 
+def test_a_full_disk_is_told_of_when_writing_goes_on_beside_training(run, monkeypatch):
+    """The thread's error comes up at the next save, or at the end; what is written is what was saved, not later."""
+    writer = checkpoint.Writer(run.root, asynchronous=True)
+    writer.save(run.model, run.ema, run.optimizer, run.state)
+    before = run.model.proj.weight.detach().clone()
+    run.train()
+    writer.finish()
+    saved = checkpoint.load(run.root / "last")
+    assert saved.state.step == 3
+    assert torch.equal(saved.model.proj.weight, before)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder.os, "replace", full)
+    writer.save(run.model, run.ema, run.optimizer, run.state)
+    with pytest.raises(DataError, match="No space left on device; the last one is intact"):
+        writer.finish()
+    monkeypatch.undo()
+    assert checkpoint.load(run.root / "last").state.step == 3
+    writer.save(run.model, run.ema, run.optimizer, run.state)
+    writer.finish()
+    assert checkpoint.load(run.root / "last").state.step == 4
+
+
 def test_what_a_killed_write_left_behind_is_swept_up(run):
     (run.root / ".images-00000002.part" / "training").mkdir(parents=True)
     (run.root / ".images-00000002.part" / "model.safetensors").write_bytes(b"half")

@@ -13,8 +13,9 @@ from tok4d.config.loader import load_curriculum
 from tok4d.config.schema import StageConfig, TaskConfig
 from tok4d.data.batches import StageBatches
 from tok4d.errors import ConfigError, DataError, Tok4dError
+from tok4d.plugins.registry import modality
 from tok4d.testing.models import tiny_tokenizer
-from tok4d.training.module import StageLoss, TokenizerModule, targets
+from tok4d.training.module import StageLoss, TokenizerModule, channels_in_use, targets
 from tok4d.training.parallel import clip
 
 PATCH = (1, 8, 8)
@@ -104,7 +105,7 @@ def test_losses_of_a_step_are_means_over_its_parts():
     plain = TokenizerModule(tiny_tokenizer(PATCH), stage(1, ("u",)))
     for part, name in enumerate(("image", "u")):
         loss, _ = plain.loss(batches(stage(1, ("u",)))[part])
-        assert report.losses[f"{name}/loss"] == pytest.approx(float(loss.total), rel=1e-5)
+        assert report.losses[f"{name}/loss"] == pytest.approx(float(loss.total.detach()), rel=1e-5)
         assert report.losses[f"{name}/l1"] == pytest.approx(float(loss.terms["l1"]), rel=1e-5)
     assert faults == 0
 
@@ -194,3 +195,27 @@ def test_a_task_of_meaning_alone_decodes_nothing(monkeypatch):
     assert encoded.embedding.shape == (4, 64)
     assert all(parameter.grad is None for parameter in model.decoder.parameters())
     assert float(model.text_head.proj.weight.grad.abs().sum()) > 0
+
+
+def test_what_is_zero_is_not_multiplied_and_all_gradients_are_the_same():
+    """Pictures use the first frame of four: losses and gradients against every channel multiplied."""
+    config, size = stage(), (4, 8, 8)
+    batch = StageBatches(config, "images", 5, size)[0]
+    plain, narrow = TokenizerModule(tiny_tokenizer(size), config), TokenizerModule(tiny_tokenizer(size), config)
+    encoded = plain.tokenizer.encode(batch.tokens, pool=False)
+    got = plain.tokenizer.decode(plain.stage_loss.latents(encoded, batch))
+    target = targets(batch)
+    expected = plain.objectives["image"](target, modality("image").unpatchify(got), encoded).total
+    found = narrow.loss(batch)[0].total
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    expected.backward()
+    found.backward()
+    wanted, have = gradients(plain), gradients(narrow)
+    assert all(float((have[n] - g).norm()) <= 1e-6 * float(g.norm()) + 1e-9 for n, g in wanted.items())
+    assert float(have["decoder.out_layer.weight"][192:].abs().max()) == 0
+
+
+def test_from_which_channel_on_patches_are_zero():
+    tokens = batches(stage())[0].tokens
+    assert channels_in_use(tokens) == 192
+    assert channels_in_use(replace(tokens, origins=())) is None

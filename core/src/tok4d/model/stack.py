@@ -13,7 +13,7 @@ from tok4d.config.schema import StackConfig, TokenizerConfig
 from tok4d.modality import patch_width
 from tok4d.model.tiling import TileMemory, Tiles, tile
 from tok4d.nn.block import Block
-from tok4d.nn.linear import exact
+from tok4d.nn.linear import exact_from, exact_to
 from tok4d.nn.norms import make_norm
 from tok4d.nn.pooling import AttentionPool
 from tok4d.nn.positions import PositionTable
@@ -41,15 +41,21 @@ class Stack(nn.Module):
         return TileMemory(len(self.blocks), self.tile_steps, cached, self.windows)
 
     def run(
-        self, tokens: TokenSet, cached: int, layers: Collection[int] = (), memory: TileMemory | None = None
+        self,
+        tokens: TokenSet,
+        cached: int,
+        layers: Collection[int] = (),
+        memory: TileMemory | None = None,
+        channels: int | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """`[T, in] -> [T, C]` after the last block, and the streams `[T, C]` after the blocks named in `layers`.
 
-        With a memory, `tokens` are the next tile of every clip, and the memory says what is cached.
+        With a memory, `tokens` are the next tile of every clip, and the memory says what is cached. Of the input only
+        the first `channels` are read, where that is given; the others are zero.
         """
         tiles = tile(tokens, self.tile_steps, cached, self.windows) if memory is None else memory.tiles(tokens)
         context = tiles.context(self.head_dim, self.rope, self.rope_scale)
-        x = self._placed(exact(self.input_layer, tokens.feats), tokens, tiles)
+        x = self._placed(exact_from(self.input_layer, tokens.feats, channels), tokens, tiles)
         inner: dict[int, Tensor] = {}
         for i, block in enumerate(self.blocks):
             x = block(x, context, None if memory is None else memory.layers[i])
@@ -80,9 +86,11 @@ class Encoder(Stack):
         self.post_layernorm = make_norm(config.encoder.norm, config.encoder.width)
         self.head = AttentionPool(config.encoder)
 
-    def forward(self, tokens: TokenSet, layers: Collection[int] = ()) -> tuple[Tensor, dict[int, Tensor]]:
+    def forward(
+        self, tokens: TokenSet, layers: Collection[int] = (), channels: int | None = None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
         """Patches `[T, W]` -> features `[T, C]` after the last norm, and inner streams."""
-        x, inner = self.run(tokens, 0, layers)
+        x, inner = self.run(tokens, 0, layers, channels=channels)
         return self.post_layernorm(x), inner
 
 
@@ -95,7 +103,12 @@ class Decoder(Stack):
         self.out_norm = make_norm(config.decoder.norm, config.decoder.width)
         self.out_layer = nn.Linear(config.decoder.width, patch_width(patch), bias=config.decoder.bias)
 
-    def forward(self, latents: TokenSet, cached: int, memory: TileMemory | None = None) -> Tensor:
-        """Latents `[T, L]` -> patches `[T, W]`, unclamped; `cached` steps of the previous tile are visible."""
+    def forward(
+        self, latents: TokenSet, cached: int, memory: TileMemory | None = None, channels: int | None = None
+    ) -> Tensor:
+        """Latents `[T, L]` -> patches `[T, W]`, unclamped; `cached` steps of the previous tile are visible.
+
+        With `channels` only the first so many of W, the others zero.
+        """
         x, _ = self.run(latents, cached, memory=memory)
-        return exact(self.out_layer, self.out_norm(x))
+        return exact_to(self.out_layer, self.out_norm(x), channels)

@@ -116,13 +116,16 @@ class Tokenizer(nn.Module):
 
     # --- the main path ------------------------------------------------------------------------------------------
 
-    def encode(self, tokens: TokenSet, *, layers: Collection[int] = (), pool: bool = True) -> Encoded:
+    def encode(
+        self, tokens: TokenSet, *, layers: Collection[int] = (), pool: bool = True, channels: int | None = None
+    ) -> Encoded:
         """Patches to a posterior over latents.
 
         Args:
             tokens: features `[T, W]`, pixels in [-1, 1].
             layers: encoder blocks whose output to return in `inner`; negative indices count from the end.
             pool: whether to compute the pooled vector and the embedding.
+            channels: patches are zero from this channel on (a picture's later frames), which saves multiplying them.
 
         Raises:
             Tok4dError: for a wrong patch width or a block that does not exist.
@@ -135,7 +138,7 @@ class Tokenizer(nn.Module):
         blocks = len(self.encoder.blocks)
         if bad := [i for i in layers if not -blocks <= i < blocks]:
             raise Tok4dError(f"encoder blocks {bad} do not exist; there are {blocks}")
-        features, inner = self.encoder(tokens, {i % blocks for i in layers})
+        features, inner = self.encoder(tokens, {i % blocks for i in layers}, channels)
         return Encoded(
             features=tokens.replace(features),
             posterior=Posterior.of(exact(self.proj, features)),
@@ -155,18 +158,19 @@ class Tokenizer(nn.Module):
         values = values.to(encoded.posterior.mean.dtype)  # four levels a channel are exact in bf16
         return Codes(indices, values, quantizer.vocabulary, encoded.features.replace(values))
 
-    def decode(self, latents: TokenSet, *, cached_steps: int | None = None) -> TokenSet:
+    def decode(self, latents: TokenSet, *, cached_steps: int | None = None, channels: int | None = None) -> TokenSet:
         """Latents `[T, L]` to patches `[T, W]`, differentiable and unclamped; it never samples or quantises.
 
         Args:
             latents: features `[T, L]`.
             cached_steps: latent steps of the previous temporal tile that a tile sees; None: the model's own.
+            channels: as in `encode`: the patches given are zero from this channel on; None: all are wanted.
 
         Raises:
             Tok4dError: for a wrong latent width or more cached steps than a tile has.
         """
         self.check_latents(latents)
-        return latents.replace(self.decoder(latents, self._cached(cached_steps)))
+        return latents.replace(self.decoder(latents, self._cached(cached_steps), channels=channels))
 
     def decode_codes(
         self,

@@ -79,3 +79,17 @@ class StageData(pl.LightningDataModule):
             num_workers=self.workers,
             prefetch_factor=2 if self.workers else None,
         )
+
+
+def raise_if_worker_died(error: RuntimeError) -> None:
+    """Say in one line what PyTorch reports when a loader process is gone, wherever training was just then.
+
+    Raises:
+        Tok4dError: if that is what happened.
+    """
+    text = str(error)
+    if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by signal" in text):
+        raise Tok4dError(
+            "a data-loading process died (out of memory, or killed); the last checkpoint is intact: go on with "
+            "--resume, with fewer workers if memory was short (workers=0 loads in the training process)"
+        ) from error

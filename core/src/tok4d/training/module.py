@@ -52,11 +52,13 @@ class StageLoss(nn.Module):
         """The same, with what the encoder gave."""
         target = targets(batch)
         objective = self.objectives[batch.task]
-        encoded = self.tokenizer.encode(batch.tokens, pool=objective.pools)
+        used = channels_in_use(batch.tokens)
+        encoded = self.tokenizer.encode(batch.tokens, pool=objective.pools, channels=used)
         if not objective.restores:
             return objective(target, target, encoded), encoded
         latents = self.latents(encoded, batch)
-        got = unpatchify(self.tokenizer, batch, self.tokenizer.decode(latents))
+        read = None if batch.modality in self.tokenizer.heads else used  # a head may read what it likes
+        got = unpatchify(self.tokenizer, batch, self.tokenizer.decode(latents, channels=read))
         return objective(target, got, encoded), encoded
 
     def latents(self, encoded: Encoded, batch: Batch) -> TokenSet:
@@ -254,6 +256,12 @@ class TokenizerModule(pl.LightningModule):
         """
         if self.stage.rope_ramp:
             self.tokenizer.set_rope_scale(min(1.0, self.trained / self.stage.rope_ramp))
+
+
+def channels_in_use(tokens: TokenSet) -> int | None:
+    """From which channel on all patches are zero, and nothing is read of what is decoded; None: not known."""
+    known = [origin.channels for origin in tokens.origins if origin.channels is not None]
+    return max(known) if known and len(known) == len(tokens) else None
 
 
 def targets(batch: Batch) -> list[Sample]:

@@ -32,7 +32,7 @@ from tok4d.model.tokenizer import Tokenizer
 from tok4d.training import checkpoint
 from tok4d.training.callbacks import CountBadFiles, SaveCheckpoints, Validate
 from tok4d.training.check import check_curriculum
-from tok4d.training.data import StageData
+from tok4d.training.data import StageData, raise_if_worker_died
 from tok4d.training.evaluate import Scores
 from tok4d.training.grow import Learned, begin_stage
 from tok4d.training.latents import LatentStatistics
@@ -221,6 +221,9 @@ def _uninterrupted(trainer: pl.Trainer, module: TokenizerModule, data: StageData
     except SystemExit as error:
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise
+    except RuntimeError as error:
+        raise_if_worker_died(error)
+        raise
     if trainer.interrupted:
         signal.signal(signal.SIGINT, handler)  # ignored by Lightning from the first Ctrl-C on
         raise KeyboardInterrupt
