@@ -12,7 +12,7 @@ from tok4d.plugins import registry
 from tok4d.plugins.loader import Entry
 from tok4d_bench.adapter import MetricMeasure, label_of, make_measure
 from tok4d_bench.contracts import Suite, TaskSpec
-from tok4d_bench.data.build import LAYOUTS, data_name
+from tok4d_bench.data.layouts import LAYOUTS, data_name
 from tok4d_bench.prepare import Prepare
 from tok4d_bench.suite import load_suite, measure_entries, parse_suite, select, suite_names
 

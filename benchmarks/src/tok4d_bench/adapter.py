@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from tok4d.errors import ConfigError
-from tok4d.metrics import applies
 from tok4d.modality import Sample
 from tok4d.plugins.registry import metric_factory, names, provider
 from tok4d_bench.contracts import MEASURE_KINDS, BenchData, ChunkReader, Columns, Measure, Subject, UnsuitedError, Value
@@ -34,6 +33,8 @@ class MetricMeasure(Measure):
 
     def columns(self, originals: Sequence[Sample], results: Sequence[Any]) -> Columns:
         """`value` float64 `[n]`; NaN where the metric compares no samples like these (assets without pictures)."""
+        from tok4d.metrics import applies
+
         values = np.full(len(originals), np.nan)
         for place, (original, result) in enumerate(zip(originals, results, strict=True)):
             metric = self.factory()

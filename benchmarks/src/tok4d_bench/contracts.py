@@ -14,13 +14,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from tok4d.errors import Tok4dError
 from tok4d.modality import Sample
+
+if TYPE_CHECKING:  # lists of suites load no torch
+    from torch import Tensor
 
 MEASURE_KINDS = ("pair", "timing", "embedding", "probe")
 

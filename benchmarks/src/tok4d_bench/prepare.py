@@ -134,23 +134,26 @@ class Prepare:
                     "leave out short, size and crop, and choose the size by the source's options"
                 )
             return sample
-        levels = to_levels(values)
-        frames = levels[None] if levels.ndim == 3 else levels
-        made = torch.stack([self._frame(frame, sample.key) for frame in frames])
-        return replace(sample, data={**sample.data, field: from_levels(made if levels.ndim == 4 else made[0])})
+        size = self.resized(*values.shape[-2:])
+        if size == tuple(values.shape[-2:]):
+            crop = self.cropped()
+            made = quantized(values if crop is None else centre_crop(values, crop, sample.key))
+        else:
+            frames = to_levels(values[None] if values.ndim == 3 else values)
+            sized = from_levels(torch.stack([self._frame(frame, size, sample.key) for frame in frames]))
+            made = sized if values.ndim == 4 else sized[0]
+        return replace(sample, data={**sample.data, field: made})
 
     def rounded(self, sample: Sample) -> Sample:
         """A reconstruction as it would come back from a file, where `round` says so and it is pictures."""
         field = modality(sample.modality).field
         if not self.round or field not in sample.data or not is_pictures(sample.data[field]):
             return sample
-        return replace(sample, data={**sample.data, field: from_levels(to_levels(sample.data[field]))})
+        return replace(sample, data={**sample.data, field: quantized(sample.data[field])})
 
-    def _frame(self, frame_3HW: Tensor, key: str) -> Tensor:
-        size = self.resized(*frame_3HW.shape[1:])
-        if size != tuple(frame_3HW.shape[1:]):
-            frame_3HW = resize(frame_3HW, size, self.filter, self.antialias)
-        return frame_3HW if (crop := self.cropped()) is None else centre_crop(frame_3HW, crop, key)
+    def _frame(self, frame_3HW: Tensor, size: Sides, key: str) -> Tensor:
+        resized = resize(frame_3HW, size, self.filter, self.antialias)
+        return resized if (crop := self.cropped()) is None else centre_crop(resized, crop, key)
 
 
 def is_pictures(values: Tensor) -> bool:
@@ -164,9 +167,22 @@ def to_levels(values: Tensor) -> Tensor:
     Raises:
         DataError: for values that are not finite: they have no level.
     """
-    if not bool(torch.isfinite(values).all()):
+    return _levels(values).to(torch.uint8)
+
+
+def quantized(values: Tensor) -> Tensor:
+    """Values in [-1, 1] clamped and rounded to 8-bit levels, float32: what `from_levels(to_levels(values))` gives."""
+    return _levels(values).div_(127.5).sub_(1)
+
+
+def _levels(values: Tensor) -> Tensor:
+    """Levels as float32 in a tensor of its own, by few passes: a run spends its own time here."""
+    values = values.detach().float()
+    least, most = torch.aminmax(values) if values.numel() else (values.new_zeros(()), values.new_zeros(()))
+    if not bool(torch.isfinite(least + most)):  # NaN is passed on, and so is infinity
         raise DataError("sample", "has values that are not finite")
-    return values.detach().float().clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
+    inside = float(least) >= -1 and float(most) <= 1
+    return (values.add(1) if inside else values.clamp(-1, 1).add_(1)).mul_(127.5).round_()
 
 
 def from_levels(levels: Tensor) -> Tensor:

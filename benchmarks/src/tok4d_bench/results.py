@@ -109,7 +109,7 @@ class Document:
             "versions": _packages(),
             "commit": _checkout()["commit"],
             "dirty": _checkout()["dirty"],
-            "hardware": _machine(),
+            "hardware": machine_facts(),
             "seconds": round(self.seconds, 3),
         }
 
@@ -142,7 +142,7 @@ def _checkout() -> dict[str, Any]:
 
 
 @lru_cache
-def _machine() -> dict[str, Any]:
+def machine_facts() -> dict[str, Any]:
     return {"platform": platform.platform(), **hardware(), "capability": torch.backends.cpu.get_cpu_capability()}
 
 

@@ -78,7 +78,7 @@ class Worker:
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._made:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(group_seed(self.settings.seed, self.group.number))
+                _seed(group_seed(self.settings.seed, self.group.number), self.settings.device)
                 self._made[name] = make()
         return self._made[name]
 
@@ -103,6 +103,13 @@ class Worker:
 def group_seed(seed: int, group: int) -> int:
     """State of torch's generator for a group: its own, whoever works on it and when."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8], "little") >> 1
+
+
+def _seed(state: int, device: str) -> None:
+    """Seed the generators in use; `torch.manual_seed` takes milliseconds to prepare those of devices that are not."""
+    torch.default_generator.manual_seed(state)
+    if device.startswith("cuda"):
+        torch.cuda.manual_seed_all(state)
 
 
 def _peak_bytes(device: str) -> int:

@@ -15,7 +15,7 @@ def list_(as_json: bool = JSON) -> None:
     """List suites with their tasks, layouts of data sets, measures, and what can be measured beside models."""
     from tok4d.errors import Tok4dError
     from tok4d.plugins.registry import names, provider
-    from tok4d_bench.data.build import LAYOUTS
+    from tok4d_bench.data.layouts import LAYOUTS
     from tok4d_bench.suite import load_suite, suite_names
 
     suites: list[dict[str, Any]] = []

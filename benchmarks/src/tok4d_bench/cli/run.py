@@ -15,9 +15,12 @@ import typer
 from tok4d.cli.console import emit, note, progress, table
 from tok4d.errors import ConfigError, Tok4dError
 from tok4d_bench.cli.options import DATA, JSON, LIMIT, SUITE, TASKS, check_names, parse_folders, split_names
+from tok4d_bench.data.layouts import data_name
+from tok4d_bench.suite import load_suite, select
 from tok4d_bench.world import World, announce_threads
 
 if TYPE_CHECKING:
+    from tok4d_bench.contracts import Suite
     from tok4d_bench.results import Document
     from tok4d_bench.runner import Work
 
@@ -52,30 +55,28 @@ def run(
             f"--processes {processes} under a launcher of {world.size} processes; leave it to the launcher"
         )
     arguments = _arguments(locals())
+    loaded = load_suite(suite)  # mistakes are told before anything heavy loads
+    folders, chosen = parse_folders(data), split_names(tasks)
+    check_names(folders, [data_name(spec) for spec in loaded.tasks.values()])
+    select(loaded, chosen)
     from tok4d_bench.planning import Settings
     from tok4d_bench.runner import Work
 
     if world.size == 1 and processes > 1:
         world = World(0, processes)
     settings = Settings(threads, seed, device)
-    folders = parse_folders(data)
-    work = Work(out, folders, split_names(tasks), limit, batch_size, workers, settings, world, report=note)
+    work = Work(out, folders, chosen, limit, batch_size, workers, settings, world, report=note)
     with _others(arguments, processes, threads) as work.alive:
-        documents = _run(suite, model, dtype, work, as_json)
+        documents = _run(loaded, model, dtype, work, as_json)
     if world.rank == 0:
         emit([document.as_dict() for document in documents], as_json, lambda: _render(documents))
         _leave(documents)
 
 
-def _run(suite_name: str, models: Sequence[str], dtype: str, work: Work, as_json: bool) -> list[Document]:
-    from tok4d_bench.data.build import data_name
+def _run(suite: Suite, models: Sequence[str], dtype: str, work: Work, as_json: bool) -> list[Document]:
     from tok4d_bench.runner import run_suite
     from tok4d_bench.subjects import load_subject
-    from tok4d_bench.suite import load_suite, select
 
-    suite = load_suite(suite_name)
-    check_names(dict(work.folders), [data_name(spec) for spec in suite.tasks.values()])
-    select(suite, list(work.tasks))
     documents = []
     for model in models:
         subject = load_subject(model, work.settings.device, dtype)

@@ -20,7 +20,7 @@ def validate(
     Exit code 1 when something is missing or wrong.
     """
     from tok4d_bench.checking import Checker
-    from tok4d_bench.data.build import data_name
+    from tok4d_bench.data.layouts import data_name
     from tok4d_bench.suite import load_suite, select
 
     folders = parse_folders(data)

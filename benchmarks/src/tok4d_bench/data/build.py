@@ -4,35 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tok4d.errors import ConfigError, Tok4dError, unknown_name
 from tok4d.plugins.targets import resolve
 from tok4d_bench.contracts import Requirement, TaskSpec
+from tok4d_bench.data.layouts import LAYOUTS, data_name
 from tok4d_bench.data.samples import ListedData, SourceData, Thinned, source_options
 from tok4d_bench.prepare import Prepare
 
-
-class Layout(NamedTuple):
-    """A layout: "module:function" of (folder, split), its default split, and what people give as its folder."""
-
-    target: str
-    split: str
-    folder: str
-
-
-LAYOUTS = {
-    "imagenet": Layout("tok4d_bench.data.imagenet:imagenet", "val", "the folder with val/ of ILSVRC 2012"),
-    "coco": Layout("tok4d_bench.data.captioned:coco", "val2017", "the folder with val2017/ and annotations/"),
-    "flickr30k": Layout(
-        "tok4d_bench.data.captioned:flickr30k", "test", "the folder with flickr30k-images/ and dataset_flickr30k.json"
-    ),
-    "davis": Layout("tok4d_bench.data.clips:davis", "all", "the folder with JPEGImages/ and ImageSets/"),
-    "tokenbench": Layout("tok4d_bench.data.clips:tokenbench", "all", "the folder with TokenBench's videos"),
-    "msrvtt": Layout("tok4d_bench.data.clips:msrvtt", "1k-a", "the folder with videos/ and MSRVTT_JSFUSION_test.csv"),
-    "msvd": Layout("tok4d_bench.data.clips:msvd", "test", "the folder with YouTubeClips/ and AllVideoDescriptions.txt"),
-    "toys4k": Layout("tok4d_bench.data.assets:toys4k", "all", "the folder with a folder of meshes for every category"),
-}
 _KEYS = ("layout", "source", "split", "options", "name")
 
 
@@ -46,11 +26,6 @@ class MissingDataError(Tok4dError):
     def __init__(self, requirement: Requirement) -> None:
         super().__init__(f"{requirement.what}: {requirement.missing}; {requirement.fix}")
         self.requirement = requirement
-
-
-def data_name(spec: TaskSpec) -> str:
-    """The name by which `--data NAME=FOLDER` gives the folder of a task's data."""
-    return str(spec.data.get("name") or spec.data.get("layout") or spec.data.get("source"))
 
 
 def open_data(spec: TaskSpec, folders: Mapping[str, Path], limit: int = 0) -> Thinned:

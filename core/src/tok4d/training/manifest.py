@@ -13,11 +13,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from importlib.metadata import distributions
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 
 from tok4d import __version__
@@ -37,7 +36,7 @@ def manifest(curriculum: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {
         "tok4d": __version__,
         "torch": torch.__version__,
-        "lightning": pl.__version__,
+        "lightning": version("pytorch-lightning"),  # importing it takes seconds
         "python": platform.python_version(),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),

@@ -1,0 +1,141 @@
+"""What the harness itself costs: reading, sizing, bookkeeping, writing, beside a subject and a measure that do nothing.
+
+    python -m tok4d_bench.harness_cost -o benchmarks/results/harness_cost.json
+
+Pictures of 256 px (the renders of `emoji3d`, and the same as JPEG) go through the whole runner with the identity as
+subject and a measure whose column is a constant. CPU seconds of the process are counted, of two numbers of pictures:
+their difference is free of what a run costs once. The least of several repeats counts: a machine that does other work
+shares caches and cores, which only ever adds. Peak memory is of a process of its own each: it must not grow with the
+number of pictures. Must hold: at most 3 CPU seconds a 1,000 pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+LIMIT = 3.0  # CPU seconds a 1,000 pictures
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="CPU seconds of the benchmark harness beside subject and measures")
+    parser.add_argument("-o", "--out", type=Path, help="file of the report; default: stdout alone")
+    parser.add_argument("--counts", default="500,2000", help="numbers of pictures, two")
+    parser.add_argument("--formats", default="jpeg,webp")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    counts = [int(count) for count in args.counts.split(",")]
+    report: dict[str, Any] = {"command": "python -m tok4d_bench.harness_cost", "limit": LIMIT}
+    for suffix in args.formats.split(","):
+        report[suffix] = measure(suffix, counts, args.repeats)
+    from tok4d_bench.results import machine_facts
+
+    report["machine"] = machine_facts()
+    text = json.dumps(report, indent=1)
+    if args.out:
+        args.out.write_text(text + "\n", encoding="utf-8")
+    sys.stdout.write(text + "\n")
+
+
+def measure(suffix: str, counts: Sequence[int], repeats: int) -> dict[str, Any]:
+    """CPU seconds and peak memory by number of pictures, and seconds a 1,000 pictures."""
+    runs = []
+    for count in counts:
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(1) as pool:  # a process of its own: peaks never fall again
+            runs.append(pool.apply(run_repeats, (suffix, count, repeats)))
+    first, last = runs[0], runs[-1]
+    spent = min(last["cpu_seconds"]) - min(first["cpu_seconds"])
+    growth = last["peak_mb"] - first["peak_mb"]
+    per_thousand = round(1000 * spent / (last["count"] - first["count"]), 3)
+    return {"runs": runs, "cpu_seconds_per_1000": per_thousand, "peak_growth_mb": round(growth, 1)}
+
+
+def run_repeats(suffix: str, count: int, repeats: int) -> dict[str, Any]:
+    """Runs over `count` pictures in this process."""
+    from tok4d_bench.runner import Work, run_suite
+    from tok4d_bench.subjects import load_subject
+
+    spent = []
+    with tempfile.TemporaryDirectory() as home:
+        suite = make_suite(make_pictures(Path(home) / "pictures", suffix, count))
+        for number in range(repeats):
+            before = _cpu()
+            run_suite(suite, load_subject("identity"), Work(Path(home) / f"out{number}"))
+            spent.append(round(_cpu() - before, 3))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"count": count, "cpu_seconds": spent, "peak_mb": round(peak, 1)}
+
+
+def make_pictures(folder: Path, suffix: str, count: int) -> Path:
+    """Files of 256 x 256 pixels with the content of real renders, distinct from each other."""
+    from PIL import Image, ImageOps
+
+    from tok4d.data.fetch import ensure
+
+    _, source = ensure("emoji3d")
+    renders = sorted(source.glob("*.webp"))
+    folder.mkdir()
+    for number in range(count):
+        with Image.open(renders[number % len(renders)]) as found:
+            picture = Image.new("RGB", found.size, "white")
+            picture.paste(found, mask=found.convert("RGBA"))
+        turned = ImageOps.mirror(picture) if number >= len(renders) else picture
+        turned.resize((256, 256)).save(folder / f"{number:06d}.{suffix}", quality=92)
+    return folder
+
+
+def make_suite(pictures: Path) -> Any:
+    """One task over the pictures, with a measure that costs nothing."""
+    from tok4d.plugins import registry
+    from tok4d.plugins.loader import Entry
+    from tok4d_bench.contracts import Suite, TaskSpec
+
+    registry.names("metrics")
+    registry._host().tables["metrics"]["nothing"] = Entry("tok4d_bench.harness_cost:nothing", "bench")
+    data = {"source": "image/folder", "options": {"path": str(pictures), "cache_mb": 0}}
+    prepare = {"short": 256, "crop": 256}
+    task = TaskSpec(data=data, prepare=prepare, measures=["nothing"], inner_batch=8)
+    return Suite("cost", 1, "", {"pictures": task})
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def __getattr__(name: str) -> Any:
+    """The measure `nothing`, made on first use: this module's help needs no torch."""
+    if name != "nothing":
+        raise AttributeError(name)
+    import numpy as np
+
+    from tok4d_bench.contracts import Measure, Value
+
+    class Nothing(Measure):
+        """A column of ones."""
+
+        kind: ClassVar[str] = "pair"
+
+        def protocol(self) -> dict[str, Any]:
+            return {"implementation": "nothing"}
+
+        def columns(self, originals: Any, results: Any) -> Any:
+            return {"one": np.ones(len(originals))}
+
+        def finish(self, chunks: Any, data: Any, subject: Any) -> list[Value]:
+            return [Value("ones", float(sum(piece["one"].sum() for piece in chunks("one"))), chunks.n)]
+
+    return Nothing
+
+
+if __name__ == "__main__":
+    main()
