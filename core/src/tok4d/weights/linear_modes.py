@@ -83,7 +83,7 @@ def add_clips(
     needed = 2 * count + PROBES + 2
     for article, name, stack, blocks in (("an", "encoder", model.encoder, 3), ("a", "decoder", model.decoder, 2)):
         plan = plan_of(pictures, stack.input_layer.out_features, before)
-        neurons = stack.blocks[0].mlp.mlp[0].out_features
+        neurons = _ends(stack.blocks[0])[0].out_features
         if len(stack.blocks) < blocks or min(len(plan.deviations), neurons) < needed:
             raise ConfigError(
                 f"a basis for clips needs {article} {name} of at least {blocks} blocks, "
@@ -184,7 +184,7 @@ def _make_room(stack: Stack, plan: Plan, spare: Tensor, amplitudes: Tensor) -> N
     places = slice(end - len(amplitudes), end)
     for block in stack.blocks:
         assert isinstance(block, Block)
-        first, last = block.mlp.mlp[0], block.mlp.mlp[2]
+        first, last = _ends(block)
         for norm, reader in ((block.norm1, block.attn.to_qkv), (block.norm2, first)):
             change = plan.rms / amplitudes / norm.weight[places]
             reader.weight[:, places] /= change
@@ -225,15 +225,24 @@ def _replace(weight: Tensor, columns: Tensor, rows: Tensor) -> None:
     weight.add_(columns @ (rows - columns.T @ weight))
 
 
+def _ends(block: nn.Module) -> tuple[nn.Linear, nn.Linear]:
+    """First and last layer of a block's MLP."""
+    assert isinstance(block, Block)
+    first, last = block.mlp.mlp[0], block.mlp.mlp[2]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    return first, last
+
+
 class _Neurons:
     """Neurons of one block's MLP to be set one by one; those that do least so far are taken first."""
 
     def __init__(self, block: nn.Module, plan: Plan, scale: float) -> None:
         assert isinstance(block, Block)
         self.plan, self.scale = plan, scale
+        self.first, self.last = _ends(block)
         self.gains = block.norm2.weight[CONSTANTS:] / plan.rms  # stream -> what the MLP sees
         self.one = block.norm2.weight[:CONSTANTS] * plan.signs * plan.constant / plan.rms  # sees a constant as this
-        self.first, self.last = block.mlp.mlp[0], block.mlp.mlp[2]
         self.free = self.last.weight.norm(dim=0).argsort(stable=True).tolist()
 
     def reads(self, column: Tensor, factor: float, scale: float | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 
 from tok4d.errors import ConfigError
 from tok4d.model.gaussians import SH_DC, GaussianDecoder
+from tok4d.nn.block import Block
 from tok4d.nn.windows import sincos
 
 SIGNAL = 0.3  # of a colour at full strength, in the stream: small beside the position code, so that the norm is steady
@@ -52,6 +53,7 @@ def start_at_colours(decoder: GaussianDecoder) -> None:
         decoder.out_layer.weight[rows, channel] = strength
         decoder.out_layer.weight[rows, free] = -strength
     for block in decoder.blocks:
+        assert isinstance(block, Block)
         for last in (block.attn.to_out, block.mlp.mlp[2]):
             assert isinstance(last, nn.Linear)
             last.weight.zero_()
