@@ -1,0 +1,117 @@
+"""The experiments on the mini curriculum and on the objective's terms: controls, floors and intervals by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tok4d.config.loader import load_curriculum
+from tok4d.config.schema import FSQConfig
+from tok4d.errors import ConfigError
+from tok4d.modality import Sample
+from tok4d.training.check import check_curriculum
+from tok4d_bench.mini.measuring import UNSEEN, held_out, splats_of
+from tok4d_bench.mini.report import paired, wilson
+from tok4d_bench.mini.variants import variant
+from tok4d_bench.objectives.__main__ import ARMS, arm
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return load_curriculum("mini")
+
+
+def test_the_curriculum_itself_is_a_variant(whole):
+    assert variant(whole, "curriculum") is whole
+
+
+def test_a_control_of_equal_steps_has_the_modality_s_share(whole):
+    """Clips: picture, photo, turn 4, clip, pan, turn_naming: 9 parts, of which 2 are pictures."""
+    control = variant(whole, "image-steps")
+    assert control.order == ["images", "clips", "assets", "codes"]
+    steps = [control.stages[name].steps for name in control.order]
+    shares = [1.0, 2 / 9, 2 / 9, 2 / 9]
+    for name, own, share in zip(control.order, steps, shares, strict=True):
+        assert abs(own - share * whole.stages[name].steps) <= 2
+    assert all(task.source.startswith("image/") for stage in control.stages.values() for task in stage.tasks.values())
+    assert control.model.overrides["latent"] == 32, "channels come when they come in the curriculum"
+    assert control.stages["clips"].grow == "scores", "a basis for clips has nothing to do here"
+    assert whole.stages["clips"].grow == "clips", "the curriculum stays as it was"
+
+
+def test_a_control_of_equal_compute_has_all_the_steps(whole):
+    total = sum(whole.stages[name].steps for name in whole.order)
+    for host in ("image", "video", "mesh3d"):
+        control = variant(whole, f"{host}-compute")
+        assert abs(sum(control.stages[name].steps for name in control.order) - total) <= 2
+
+
+def test_what_begins_later_begins_with_the_channels_it_has_there(whole):
+    control = variant(whole, "video-steps")
+    assert control.order == ["clips", "assets", "codes"]
+    assert control.model.overrides["latent"] == 48
+    first = control.stages["clips"]
+    assert (first.latent, first.grow, first.repeat_first_frame) == (None, "random", False)
+    assert not first.every_step, "pictures ride along in the curriculum, not here"
+    assert variant(whole, "mesh3d-steps").order == ["assets", "codes"]
+
+
+@pytest.mark.parametrize("name", ["image-steps", "video-compute", "mesh3d-steps"])
+def test_controls_are_valid_curricula(whole, name):
+    check_curriculum(variant(whole, name))
+
+
+def test_unknown_variants_are_named(whole):
+    with pytest.raises(ConfigError, match="unknown variant 'image-stpes'"):
+        variant(whole, "image-stpes")
+    with pytest.raises(ConfigError, match="no task of modality 'radar'"):
+        variant(whole, "radar-steps")
+
+
+def test_held_out_tasks_have_nouns_that_training_never_sees(whole):
+    seen = set(whole.stages["images"].tasks["picture"].options["classes"])
+    tasks = held_out(whole)
+    assert {"unseen_picture", "unseen_turn", "unseen_asset"} <= set(tasks)
+    assert "unseen_photo" not in tasks
+    assert tasks["unseen_turn"].options["classes"] == UNSEEN
+    assert not seen & set(UNSEEN)
+
+
+def test_a_splat_a_voxel():
+    voxels = torch.full((2, 768), -1.0)
+    voxels[1, 0::3] = 1.0  # red
+    coords = torch.tensor([[0, 0, 0], [15, 8, 4]], dtype=torch.int32)
+    made = splats_of(Sample("mesh3d", {"voxels": voxels, "coords": coords}, meta={"resolution": 16}), 0.4, 0.7)
+    torch.testing.assert_close(made.data["means"][1], torch.tensor([15.5 / 16, 8.5 / 16, 4.5 / 16]) - 0.5)
+    assert float(made.data["scales"].unique()) == pytest.approx(0.4 / 16)
+    rgb = 0.5 + 0.28209479177387814 * made.data["colors"]
+    torch.testing.assert_close(rgb, torch.tensor([[0.0, 0, 0], [1, 0, 0]]), atol=1e-6, rtol=0)
+
+
+def test_wilson_s_interval_by_hand():
+    """10 of 20: centre 0.5, half = 1.96 sqrt(0.25/20 + 1.96^2/1600) / (1 + 1.96^2/20)."""
+    low, high = wilson(0.5, 20)
+    assert (low, high) == pytest.approx((0.2993, 0.7007), abs=1e-4)
+
+
+def test_paired_differences():
+    one = {"a": 1.0, "b": 2.0, "c": 3.0, "only here": 9.0}
+    mean, low, high = paired(one, {"a": 0.5, "b": 1.5, "c": 2.5})
+    assert (mean, low, high) == pytest.approx((0.5, 0.5, 0.5))
+    mean, low, high = paired({str(i): float(i) for i in range(40)}, {str(i): 0.0 for i in range(40)})
+    assert low < mean < high
+    assert (high - low) / 2 == pytest.approx(1.96 * 11.69 / 40**0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_arms_differ_in_losses_and_codes_alone(name):
+    config, base = arm(name, 1, []), arm("a L1", 1, [])
+    stage = config.stages["images"]
+    assert stage.quantizer == (FSQConfig() if "FSQ" in name else None)
+    assert {task.source for task in stage.tasks.values()} == {"image/emoji3d", "image/furniture"}
+    assert (stage.steps, stage.optimizer, config.model) == (
+        base.stages["images"].steps,
+        base.stages["images"].optimizer,
+        base.model,
+    )
+    check_curriculum(config)
