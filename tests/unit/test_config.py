@@ -28,7 +28,7 @@ def test_shipped_presets_load_and_survive_a_round_trip(path):
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("curricula/*.yaml")), ids=lambda p: p.stem)
 def test_shipped_curricula_load_and_everything_they_name_exists(path):
     config = load_curriculum(path.stem)
-    check_curriculum(config)
+    check_curriculum(config, fresh=config.init != "siglip2")  # the towers of the paper's curricula are on a hub
     assert asdict(from_mapping(Curriculum, to_mapping(config), "copy")) == asdict(config)
 
 
