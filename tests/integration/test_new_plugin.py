@@ -50,7 +50,7 @@ def test_generated_project_is_clean(tmp_path: Path, name: str) -> None:
         ("n" * (MAX_NAME + 1), 2, str(MAX_NAME)),
         ("import", 2, "word of Python"),
         ("image", 1, "already a plugin or modality 'image'"),
-        ("bench", 1, "already installed"),
+        ("bench", 1, "already a plugin or modality 'bench'"),
         ("../../etc", 2, "'etc' would do"),
     ],
 )

@@ -52,7 +52,9 @@ def curriculum(folder: Path, **changes: Any) -> Curriculum:
         "stages": {"images": images},
         **changes,
     }
-    return load_curriculum("smoke", options)
+    made = load_curriculum("smoke", options)
+    made.stages["images"].every_step = {}  # one batch a step
+    return made
 
 
 class Watch(pl.Callback):
