@@ -13,8 +13,7 @@ from torchmetrics.functional.image import (
 
 from tok4d.errors import ConfigError
 from tok4d.losses import MSSSIMLoss, SSIMLoss
-from tok4d.losses.structural import SCALES, scales
-from tok4d.ssim import ssim
+from tok4d.ssim import SCALES, scales, ssim
 
 
 def pair(height: int, width: int, count: int = 2, strength: float = 0.3) -> tuple[Tensor, Tensor]:

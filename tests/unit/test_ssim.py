@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 
 from tok4d import ssim as module
 from tok4d.errors import Tok4dError
-from tok4d.ssim import STRIP, ssim
+from tok4d.ssim import SCALES, STRIP, ms_ssim, scales, ssim
 
 TALL = (STRIP // 80 + 30, 80)  # one strip and a rest
 
@@ -95,3 +98,24 @@ def test_shapes_that_do_not_match() -> None:
     for x, y in [((1, 3, 8, 8), (1, 3, 8, 9)), ((3, 8, 8), (3, 8, 8)), ((0, 3, 8, 8), (0, 3, 8, 8))]:
         with pytest.raises(Tok4dError, match=r"two \[N, C, H, W\] of one shape"):
             ssim(torch.zeros(x), torch.zeros(y))
+
+
+@pytest.mark.parametrize(("shape", "count"), [((176, 181), 5), ((100, 99), 4), ((47, 60), 3)])
+def test_over_scales_it_is_the_librarys(shape: tuple[int, int], count: int) -> None:
+    assert scales(min(shape)) == count
+    x, y = pair(2, shape)
+    betas = SCALES if count == 5 else tuple(power / sum(SCALES[:count]) for power in SCALES[:count])
+    units = [((z.double().clamp(-1, 1) + 1) / 2) for z in (x, y)]
+    expected = multiscale_structural_similarity_index_measure(*units, data_range=1.0, reduction="none", betas=betas)
+    torch.testing.assert_close(ms_ssim(x, y), expected.double(), rtol=0, atol=1e-7)
+
+
+def test_over_scales_small_pictures_have_one_and_opposites_none() -> None:
+    x, y = pair(2, (21, 30))
+    torch.testing.assert_close(ms_ssim(x, y), ssim(x, y).clamp_min(0), rtol=0, atol=1e-12)
+    assert ms_ssim(y, y).tolist() == [pytest.approx(1, abs=1e-12)] * 2
+    wide = pair(1, (64, 64))[1]
+    assert ms_ssim(wide, -wide).tolist() == [0]
+    assert ms_ssim(*(z[:, :, :3, :2] for z in (x, y))).shape == (2,)
+    with pytest.raises(Tok4dError, match="ms_ssim compares two"):
+        ms_ssim(x, y[:1])

@@ -1,4 +1,4 @@
-"""Structural similarity (Wang et al. 2004), with the window and constants of torchmetrics, summed in float64.
+"""Structural similarity (Wang et al. 2004; over scales 2003), window and constants as torchmetrics, in float64.
 
 N = pictures, C = channels, H = height, W = width, S = rows of one strip.
 """
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from tok4d.errors import Tok4dError
 
-__all__ = ["ssim"]
+__all__ = ["ms_ssim", "scales", "ssim"]
 
 WINDOW, SIGMA = 11, 1.5  # Gaussian window
 C1, C2 = 0.01**2, 0.03**2  # of the definition, for a data range of 1
 _HALF = WINDOW // 2
 _WEIGHTS = [math.exp(-((i - _HALF) ** 2) / (2 * SIGMA**2)) for i in range(WINDOW)]
 TAPS = [weight / sum(_WEIGHTS) for weight in _WEIGHTS]
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents, finest first (Wang et al. 2003, section 4.2)
 STRIP = 32768  # pixels worked on at once, so that the sums stay in the cache: 1080p is eight times faster
 
 
@@ -43,9 +44,50 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         Tok4dError: for shapes that differ, have another number of axes, or hold nothing.
     """
-    if x.shape != y.shape or x.ndim != 4 or x.numel() == 0:
-        raise Tok4dError(f"ssim compares two [N, C, H, W] of one shape, got {list(x.shape)} and {list(y.shape)}")
+    _check(x, y, "ssim")
     return torch.stack([_one(a, b) for a, b in zip(x.detach(), y.detach(), strict=True)])
+
+
+def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """MS-SSIM of N pairs of pictures: contrast and structure at five scales, luminance at the coarsest.
+
+    Each scale is the mean over 2x2 pixels of the one before. Five scales need 176 pixels (11 at the coarsest), with the
+    published exponents; smaller pictures have as many as fit, the exponents of those divided by their sum, and below 22
+    pixels one, which is SSIM. As in torchmetrics, windows that reach over the border count at the coarsest scale only,
+    and a scale whose mean is negative counts as 0. Range, window, float64 and errors as `ssim`.
+
+    Returns:
+        `[N]` float64 in [0, 1].
+    """
+    _check(x, y, "ms_ssim")
+    return torch.stack([_over_scales(a, b) for a, b in zip(x.detach(), y.detach(), strict=True)])
+
+
+def scales(side: int) -> int:
+    """How many of the five scales a picture with this smaller side has."""
+    return max(1, sum(side >> scale >= WINDOW for scale in range(len(SCALES))))
+
+
+def exponents(count: int) -> list[float]:
+    """Exponents of that many scales, finest first."""
+    whole = 1 if count == len(SCALES) else sum(SCALES[:count])  # the published ones add up to 1.0001
+    return [exponent / whole for exponent in SCALES[:count]]
+
+
+def _check(x: Tensor, y: Tensor, name: str) -> None:
+    if x.shape != y.shape or x.ndim != 4 or x.numel() == 0:
+        raise Tok4dError(f"{name} compares two [N, C, H, W] of one shape, got {list(x.shape)} and {list(y.shape)}")
+
+
+def _over_scales(x_CHW: Tensor, y_CHW: Tensor) -> Tensor:
+    """Product over scales; only the coarsest sees the mirrored border."""
+    x, y = _unit(x_CHW), _unit(y_CHW)
+    powers = exponents(scales(min(x.shape[-2:])))
+    product = x.new_ones(())
+    for power in powers[:-1]:
+        product = product * _contrast(x, y).mean().clamp_min(0) ** power
+        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+    return product * _similarity(_bordered(x), _bordered(y)).mean().clamp_min(0) ** powers[-1]
 
 
 def _one(x_CHW: Tensor, y_CHW: Tensor) -> Tensor:
@@ -71,6 +113,14 @@ def _bordered(picture_CHW: Tensor) -> Tensor:
 def _unit(strip_CSW: Tensor) -> Tensor:
     """[-1, 1] to [0, 1] in float64: the variance of a nearly flat window is a small difference of large numbers."""
     return (strip_CSW.double().clamp(-1, 1) + 1) / 2
+
+
+def _contrast(x: Tensor, y: Tensor) -> Tensor:
+    """The map of contrast and structure, half a window smaller on every side."""
+    mean_x, mean_y = _blur(x), _blur(y)
+    covariance = _blur(x * y) - mean_x * mean_y
+    variances = (_blur(x * x + y * y) - mean_x**2 - mean_y**2).clamp_min(0)
+    return (2 * covariance + C2) / (variances + C2)
 
 
 def _similarity(x: Tensor, y: Tensor) -> Tensor:

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from tok4d.losses.pictures import PictureTerm, check_pair
 from tok4d.nn.precision import at_least_float32
-from tok4d.ssim import C1, C2, TAPS, WINDOW
+from tok4d.ssim import C1, C2, TAPS, WINDOW, exponents, scales
 
-SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # exponents, finest first (Wang et al. 2003, section 4.2)
 _HALF = WINDOW // 2
 _LEAST = 1e-4  # below, a power is continued as a straight line to 0: its gradient there would be infinite
 
@@ -41,12 +40,10 @@ class MSSSIMLoss(nn.Module):
         """Distances `[N]` in [0, 1] of two `[N, 3, H, W]` in [-1, 1]; 0 for equal pictures."""
         check_pair(x, y, "MSSSIMLoss")
         count = scales(min(x.shape[2:]))
-        whole = 1 if count == len(SCALES) else sum(SCALES[:count])  # the published ones add up to 1.0001
-        exponents = [exponent / whole for exponent in SCALES[:count]]
         with torch.autocast(x.device.type, enabled=False):
             x, y = _whole_windows(x), _whole_windows(y)
             product = torch.ones_like(x[:, 0, 0, 0])
-            for scale, exponent in enumerate(exponents, start=1):
+            for scale, exponent in enumerate(exponents(count), start=1):
                 contrast, luminance = _losses(x, y)
                 if scale == count:
                     value = 1 - _mean(1 - (1 - contrast) * (1 - luminance))
@@ -55,11 +52,6 @@ class MSSSIMLoss(nn.Module):
                     x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
                 product = product * _power(value, exponent)
             return 1 - product
-
-
-def scales(side: int) -> int:
-    """How many of the five scales a picture with this smaller side has."""
-    return max(1, sum(side >> scale >= WINDOW for scale in range(len(SCALES))))
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
