@@ -72,13 +72,16 @@ def run_suite(suite: Suite, subject: Subject, work: Work) -> Document | None:
     began = time.monotonic()
     folder = subject_folder(work.out / suite.name, subject)
     document = Document(suite, subject, work.settings)
-    for name, spec in select(suite, list(work.tasks)).items():
-        given = work.data.get(name)
-        plan = make_plan(name, spec, subject, folder / name, work.folders, work.settings, work.limit, given)
+    settings, given = work.settings, work.data
+    plans = [  # all of them first: a folder that is not the layout is told before hours are spent
+        make_plan(name, spec, subject, folder / name, work.folders, settings, work.limit, given.get(name))
+        for name, spec in select(suite, list(work.tasks)).items()
+    ]
+    for plan in plans:
         _fill(plan, subject, work)
         if work.world.rank == 0:
             _wait(plan, work)
-            _finish(plan, subject, folder / name, document)
+            _finish(plan, subject, folder / plan.name, document)
     if work.world.rank:
         return None
     document.seconds = time.monotonic() - began
