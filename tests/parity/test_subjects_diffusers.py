@@ -155,6 +155,7 @@ def test_a_codebook_has_a_rate(saved):
     subject = load_subject(spec)
     (restored,) = subject.reconstruct([picture(16, 32)])
     assert subject.discrete
+    assert subject.facts()["quantizer"] == {"groups": 1, "levels": [16]}
     assert (restored.tokens, restored.bits) == (8 * 16, 8 * 16 * 4.0)  # half the sides, sixteen codes
     with torch.no_grad():
         latents = model.encode(noise(1, 3, 16, 32)).latents

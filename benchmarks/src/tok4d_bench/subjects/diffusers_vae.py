@@ -80,7 +80,7 @@ class DiffusersVae(Subject):
             "latent": next((config[k] for k in ("latent_channels", "z_dim", "z_channels") if k in config), None),
             "sides": f"{height.first} + k * {height.step}",
             "frames": None if frames is None else f"{frames.first} + k * {frames.step}",
-            "vocabulary": list(self.vocabulary) or None,
+            "quantizer": {"groups": 1, "levels": list(self.vocabulary)} if self.discrete else None,
             "library": f"diffusers {diffusers.__version__}",
         }
 
