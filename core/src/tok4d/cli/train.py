@@ -36,7 +36,6 @@ def train(
 ) -> None:
     """Train a tokenizer. RUN/checkpoints/last is always a model folder; Ctrl-C leaves a run that --resume continues."""
     from tok4d.config.loader import load_curriculum
-    from tok4d.training.parallel import is_first
 
     begun = time.monotonic()
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
@@ -51,6 +50,8 @@ def train(
     seconds = None if max_time is None else _seconds(max_time)
     config = load_curriculum(curriculum, overrides or [])
     result = _run(config, out, resume, profile, seconds, begun, as_json)
+    from tok4d.training.parallel import is_first
+
     if not is_first():  # of several processes one speaks
         return
     emit(_summary(result), as_json, lambda: _render(result))
