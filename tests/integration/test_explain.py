@@ -123,7 +123,7 @@ class Corner(FeatureNetwork):
 
 
 def test_distances_by_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "load_network", lambda name, source="": Corner().freeze())
+    monkeypatch.setattr(base, "load_network", lambda name, source="", device="cpu": Corner().freeze())
     found = distances(case({"l1": 1.0}, limit=12), ["vgg16-features", "inception-v3-fid"], pca=1)
     values = {value["metric"]: value for value in found["vgg16-features"]["values"]}
     assert {"FD-VGG16", "FD-VGG16/null", "FD-VGG16-pca-1/mean", "KD-VGG16"} <= set(values)

@@ -165,7 +165,7 @@ def test_frechet_and_kernel_distance_are_those_of_torchmetrics_and_scipy(monkeyp
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     theirs = Levels()
-    monkeypatch.setattr(base, "load_network", lambda name, source="": theirs.network)
+    monkeypatch.setattr(base, "load_network", lambda name, source="", device="cpu": theirs.network)
     pairs = [(levels, jpeg(levels, 10)) for levels in crops(32)]
     assert len(pairs) > 5 * theirs.num_features
     originals, restored = samples(pairs)

@@ -48,7 +48,7 @@ class Clips(VideoNetwork):
 def networks(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {"effnet-lite0": Small().freeze(), "inception-v3-fid": Small().freeze(), "i3d": Clips().freeze()}
     made["transnetv2"] = made["i3d"]
-    monkeypatch.setattr(base, "load_network", lambda name, source="": made[name])
+    monkeypatch.setattr(base, "load_network", lambda name, source="", device="cpu": made[name])
 
 
 class Nobody(Subject):
@@ -96,6 +96,16 @@ def test_distance_parts_null_and_error() -> None:
     kept = [np.setdiff1d(np.arange(60), np.arange(g, 60, 10)) for g in range(10)]
     left = np.array([sum(by_scipy(x[k], y[k])) for k in kept])
     assert found[name].stderr == pytest.approx(np.sqrt(9 / 10 * ((left - left.mean()) ** 2).sum()), rel=1e-3)
+
+
+def test_networks_compute_where_the_runner_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(base, "load_network", lambda name, source, device: asked.append((name, source, device)))
+    measure = FrechetDistance("effnet-lite0", source="/x")
+    measure.device = "cuda:1"
+    with pytest.raises(ConfigError, match="NoneType, this measure needs a FeatureNetwork"):
+        measure.protocol()
+    assert asked == [("effnet-lite0", "/x", "cuda:1")]
 
 
 def test_only_inception_is_called_fid() -> None:

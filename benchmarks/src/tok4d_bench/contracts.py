@@ -208,11 +208,13 @@ class Measure(ABC):
 
     Attributes:
         where: which features a `probe` reads: `features`, `latents` or `codes`.
+        device: where its networks compute; set by the runner. Columns are numpy arrays all the same.
     """
 
     kind: ClassVar[str] = "pair"
     reproducible: ClassVar[bool] = True
     where: str = "features"
+    device: str = "cpu"
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tok4d.cli.files import pick_device
 from tok4d.data.fetch import cache_root
 from tok4d_bench.adapter import label_of, make_measure
 from tok4d_bench.contracts import Measure, Requirement, Subject, TaskSpec
@@ -126,6 +127,7 @@ def make_plan(
         return plan
     for entry, options in measure_entries(spec):
         measure, label = make_measure(entry, options), label_of(entry, options)
+        measure.device = str(pick_device(settings.device))
         lacking = [r for r in [*measure.requirements(), *measure.suits(data, subject)] if r.missing]
         if lacking:
             for requirement in lacking:

@@ -117,14 +117,17 @@ def picture_pairs(originals: Sequence[Sample], restored: Sequence[Sample]) -> li
     return pairs
 
 
-def by_size(rows: Sequence[tuple[Tensor, ...]], call: Callable[..., Tensor], at_once: int = AT_ONCE) -> list[Tensor]:
-    """A network's answers for every item's tensors `[N, ...]`, in order: those of one shape go together.
+def by_size(
+    rows: Sequence[tuple[Tensor, ...]], call: Callable[..., Tensor], device: str = "cpu", at_once: int = AT_ONCE
+) -> list[Tensor]:
+    """A network's answers for every item's tensors `[N, ...]`, in order, on the CPU: those of one shape go together.
 
     Which go together depends on the group alone, so the answers' last bits do too.
 
     Args:
         rows: of every item, the arguments of `call`, equal in their first axis.
         call: gives one row for each row of its arguments.
+        device: where they are taken for it.
         at_once: rows of one call at most.
     """
     sizes: dict[tuple[torch.Size, ...], list[int]] = {}
@@ -132,8 +135,8 @@ def by_size(rows: Sequence[tuple[Tensor, ...]], call: Callable[..., Tensor], at_
         sizes.setdefault(tuple(part.shape[1:] for part in row), []).append(index)
     found: dict[int, Tensor] = {}
     for members in sizes.values():
-        joined = [torch.cat(parts) for parts in zip(*(rows[i] for i in members), strict=True)]
-        answers = torch.cat([call(*several) for several in zip(*(part.split(at_once) for part in joined), strict=True)])
+        joined = [torch.cat(parts).to(device) for parts in zip(*(rows[i] for i in members), strict=True)]
+        answers = torch.cat([call(*few) for few in zip(*(part.split(at_once) for part in joined), strict=True)]).cpu()
         lengths = [len(rows[i][0]) for i in members]
         found |= dict(zip(members, answers.split(lengths), strict=True))
     return [found[index] for index in range(len(rows))]
@@ -151,13 +154,13 @@ def network_requirement(name: str, source: str = "") -> Requirement:
     return Requirement(what, "" if state.present else f"not on this machine (looked at {state.where})", state.how)
 
 
-def pretrained(name: str, source: str, kind: type[Network]) -> Any:
-    """A pretrained network of one kind.
+def pretrained(name: str, source: str, kind: type[Network], device: str = "cpu") -> Any:
+    """A pretrained network of one kind, on a device.
 
     Raises:
         ConfigError: for an unknown network, or one of another kind.
     """
-    network = load_network(name, source)
+    network = load_network(name, source, device)
     if not isinstance(network, kind):
         raise ConfigError(f"network {name!r} is a {type(network).__name__}, this measure needs a {kind.__name__}")
     return network

@@ -64,7 +64,7 @@ class Codebook(Measure):
     def finish(self, chunks: ChunkReader, data: BenchData, subject: Subject) -> list[Value]:
         groups = np.unique(column(chunks(GROUPS), GROUPS))
         if not len(groups) or groups[0] == 0:
-            why = "no samples" if not len(groups) else f"{subject.name} has continuous latents: no codes"
+            why = "no samples" if not len(groups) else f"{subject.name} gives no codes"
             return [nothing(name, why) for name in METRICS]
         codes = self._first(chunks, int(groups[0]))
         if not len(codes):

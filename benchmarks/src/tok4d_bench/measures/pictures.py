@@ -153,7 +153,7 @@ class LPIPS(PairMean):
         from tok4d.losses import perceptual
 
         pairs = picture_pairs(originals, restored)
-        found = by_size([(got, wanted) for wanted, got in pairs], perceptual.LPIPS(self.net, self.size))
+        found = by_size([(got, wanted) for wanted, got in pairs], perceptual.LPIPS(self.net, self.size), self.device)
         return [float(one.double().mean()) for one in found]
 
 

@@ -50,7 +50,7 @@ class _Features(Measure):
     def loaded(self) -> Any:
         """The network, loaded when it is first needed."""
         if self._loaded is None:
-            self._loaded = pretrained(self.network, self.source, self.kinds)
+            self._loaded = pretrained(self.network, self.source, self.kinds, self.device)
         return self._loaded
 
     def requirements(self) -> list[Requirement]:
@@ -73,12 +73,12 @@ class _Features(Measure):
 
     @torch.inference_mode()
     def _features(self, samples: Sequence[Sample]) -> np.ndarray:
-        found = by_size([(self.seen(sample),) for sample in samples], self.loaded)
+        found = by_size([(self.seen(sample),) for sample in samples], self.loaded, self.device)
         return np.concatenate([one.numpy(force=True) for one in found]).astype(np.float32)
 
     def view(self) -> tuple[object, ...]:
         """What the features depend on beside the samples."""
-        return (self.network, self.source)
+        return (self.network, self.source, self.device)
 
     def seen(self, sample: Sample) -> Tensor:
         """What the network sees of a sample, with a first axis of 1.
