@@ -19,7 +19,7 @@ from tok4d.errors import ConfigError, DataError
 from tok4d.plugins.registry import modality
 from tok4d_bench.prepare import Prepare
 from tok4d_bench.score.matching import match_folders
-from tok4d_bench.score.pairs import RESTORED, PairData
+from tok4d_bench.score.pairs import PairData
 from tok4d_bench.score.suite import suite_of
 
 MEASURES = "psnr,psnr_pooled,ssim"
@@ -182,22 +182,35 @@ def test_clips_and_pictures_in_one_folder(tmp_path):
     assert values(document, "video")["psnr"] == pytest.approx(20 * math.log10(2 / 0.1), abs=1.5)  # MP4 loses a little
 
 
-def test_assets_are_compared_by_the_metrics_that_apply(tmp_path):
+def test_assets_are_compared_by_what_can_be_drawn_of_them(tmp_path):
     """An original mesh is drawn; a reconstruction in Gaussians is drawn from the same cameras."""
-    from tok4d_mesh3d.sources import Mesh3dSolids
+    import trimesh
+
+    from tok4d_mesh3d.reading import ReadOptions, read_file
+    from tok4d_mesh3d.samples import coarse_gaussians
 
     host = modality("mesh3d")
-    made = Mesh3dSolids("mesh3d", count=1, resolution=16, views=8, size=64).load(0)
-    data = PairData("x", "mesh3d", (), Prepare(round=False))
-    assert (data.modality, len(data)) == ("mesh3d", 0)
-    made.meta[RESTORED] = made
-    from tok4d_bench.score.suite import default_measures, usable_metrics
-
-    assert default_measures("mesh3d") == []
-    usable, refused = usable_metrics("mesh3d", made)
-    assert "mesh3d/psnr" in usable
-    assert "view_psnr" in refused  # voxels alone have no Gaussians to draw
-    assert host.name == "mesh3d"
+    box = trimesh.creation.box((1, 1, 0.5))
+    box.visual.vertex_colors = [200, 90, 40, 255]
+    for folder in ("ref", "rec", "meshes"):
+        (tmp_path / folder).mkdir()
+    box.export(tmp_path / "ref" / "a.glb")
+    box.export(tmp_path / "meshes" / "a.glb")
+    small = {"resolution": 16, "views": 4, "size": 32}
+    sample = read_file(tmp_path / "ref" / "a.glb", ReadOptions(**small))
+    balls = coarse_gaussians(sample, 16)
+    sample.data |= {name: getattr(balls, name) for name in ("means", "scales", "quaternions", "opacities", "colors")}
+    host.write(sample, tmp_path / "rec" / "a.splat")
+    read = [part for name, value in small.items() for part in ("--read", f"{name}={value}")]
+    code, document, said = run(tmp_path / "ref", tmp_path / "rec", "-o", tmp_path / "out", *read)
+    assert code == 0
+    found = values(document, "mesh3d")
+    assert found["mesh3d/mask_iou"] > 0.8
+    assert found["mesh3d/view_psnr"] > 10
+    assert "left out mesh3d/psnr" in said  # its voxels are those of nothing
+    _, meshes, said = run(tmp_path / "ref", tmp_path / "meshes", "-o", tmp_path / "b", *read)
+    assert values(meshes, "mesh3d") == {"mesh3d/psnr": 100.0}  # a mesh has no Gaussians to draw
+    assert "left out mesh3d/view_psnr: does not compare samples like these" in said
 
 
 @pytest.mark.parametrize(

@@ -94,18 +94,21 @@ def _suite(matched: Matched, suite: str, task: str, prepare: dict[str, Any], mea
 
 
 def _choose_metrics(asked: Suite, data: dict[str, PairData]) -> None:
-    """Of data that are no pictures: the metrics that can compare the first pair."""
-    from tok4d_bench.score.suite import usable_metrics
+    """Of data that are no pictures: of the metrics asked for those that can compare the first pair."""
+    from tok4d_bench.score.suite import default_measures, usable_metrics
 
     for owner, pairs in data.items():
-        if asked.tasks[owner].measures:
+        spec = asked.tasks[owner]
+        if default_measures(owner):  # pictures: all measures compare them
             continue
         usable, refused = usable_metrics(owner, _first(pairs))
+        wanted = spec.measures or [*usable, *(f"{owner}/{name}" for name in refused)]
         for metric, why in refused.items():
-            note(f"left out {owner}/{metric}: {why}")
-        if not usable:
-            raise ConfigError(f"no metric of modality {owner} compares these files; name one with --measures")
-        asked.tasks[owner].measures = list(usable)
+            if f"{owner}/{metric}" in wanted:
+                note(f"left out {owner}/{metric}: {why}")
+        spec.measures = [m for m in wanted if str(m).partition("/")[2] not in refused]
+        if not spec.measures:
+            raise ConfigError(f"no metric of modality {owner} compares these files; reconstructions as splats can be")
 
 
 def _first(pairs: PairData) -> Sample:

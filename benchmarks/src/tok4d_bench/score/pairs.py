@@ -22,6 +22,7 @@ from tok4d_bench.prepare import Prepare, is_pictures
 from tok4d_bench.score.matching import Match
 
 RESTORED, CODED = "restored", "coded_bytes"  # keys of `Sample.meta`
+DECODED: dict[str, dict[str, Any]] = {"mesh3d": {"gaussians": True}}  # options that read what a decoder gave
 
 
 class PairData(Thinned):
@@ -33,7 +34,7 @@ class PairData(Thinned):
         pairs: files.
         prepare: sizes.
         limit: at most that many, evenly spread.
-        read: options of the modality's reader, for both sides.
+        read: options of the modality's reader, for both sides; reconstructions are read as what decoders give.
     """
 
     def __init__(
@@ -68,7 +69,8 @@ class PairData(Thinned):
         if pair.restored is None:
             raise DataError(pair.original, "has no reconstruction of its name")
         host = modality(self.modality)
-        original, restored = host.read(pair.original, **self._read), host.read(pair.restored, **self._read)
+        original = host.read(pair.original, **self._read)
+        restored = host.read(pair.restored, **{**self._read, **DECODED.get(self.modality, {})})
         prepared = self.prepare.apply(original)
         meta = {**prepared.meta, RESTORED: self._fitting(pair, original, prepared, restored)}
         if pair.coded is not None:

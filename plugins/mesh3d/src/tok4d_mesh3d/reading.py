@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tok4d.errors import ConfigError, DataError, Tok4dError, unknown_name
@@ -15,8 +16,8 @@ from tok4d_mesh3d.cameras import Cameras, hammersley_sphere
 from tok4d_mesh3d.lifting import MODES, lift
 from tok4d_mesh3d.meshes import UPS
 from tok4d_mesh3d.rendering import SHADINGS, Views
-from tok4d_mesh3d.samples import COORDS, PATCH, VOXELS, with_views
-from tok4d_mesh3d.shown import Asset, Look, open_asset
+from tok4d_mesh3d.samples import CHANNELS, COORDS, GAUSSIANS, PATCH, VOXELS, with_views
+from tok4d_mesh3d.shown import Asset, Look, SplatAsset, open_asset
 from tok4d_mesh3d.voxelfiles import MAX_RESOLUTION, is_voxel_ply, read_voxels
 
 MODALITY = "mesh3d"
@@ -39,6 +40,8 @@ class ReadOptions:
         up: up axis of the file: `y`, `z`, or `auto`, which is the format's own.
         surface: whether voxels also come from the mesh itself, not only from what the views show of it.
         backend: geometry backend, see `tok4d_mesh3d.backends`.
+        gaussians: of a splat file take the Gaussians themselves, as a decoder gives them, without pictures and voxels:
+            a reconstruction that is compared with an original.
     """
 
     resolution: int = 64
@@ -51,6 +54,7 @@ class ReadOptions:
     up: str = "auto"
     surface: bool = False
     backend: str = "auto"
+    gaussians: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -119,10 +123,19 @@ def asset_sample(asset: Asset, options: ReadOptions, key: str) -> Sample:
     Raises:
         DataError: when nothing of it can be seen.
     """
+    if options.gaussians and isinstance(asset, SplatAsset):
+        return _decoded_sample(asset, key)
     cameras = options.cameras
     views = asset.views(cameras, options.size, options.look)
     surface = asset.surface(0.5 / options.resolution) if options.surface else None
     return lifted_sample(views, cameras, options, key, asset.meta, surface)
+
+
+def _decoded_sample(asset: SplatAsset, key: str) -> Sample:
+    """A sample of Gaussians and no voxel."""
+    data = {name: getattr(asset.gaussians, name) for name in GAUSSIANS}
+    data |= {VOXELS: torch.zeros(0, CHANNELS), COORDS: torch.zeros(0, 3, dtype=torch.int32)}
+    return Sample(MODALITY, data, key=key, meta=dict(asset.meta))
 
 
 def lifted_sample(
