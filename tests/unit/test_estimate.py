@@ -50,6 +50,8 @@ def test_loading_is_waited_for_without_workers_and_hidden_by_enough_of_them():
     assert stage(0, 4.0).step_seconds == pytest.approx(3.6 + 8)
     assert stage(1, 4.0).step_seconds == pytest.approx(8)
     assert stage(4, 4.0).step_seconds == pytest.approx(3.6)
+    assert [stage(workers, 4.0).waiting for workers in (0, 1, 4)] == pytest.approx([80, 44, 0])
+    assert Rehearsal([stage(0, 4.0), stage(1, 4.0)]).waiting == pytest.approx(124)
 
 
 def test_a_curriculum_costs_its_stages_and_is_json():

@@ -35,7 +35,8 @@ def _render(found: Rehearsal) -> None:
     columns = ("stage", "steps", "parameters", "tokens/step", "s/step", "time", "estimated memory")
     table(columns, [_stage(stage) for stage in found.stages])
     if found.seconds is not None:
-        typer.echo(f"all stages: {_spelt(found.seconds)}, without validation and checkpoints")
+        waiting = f"{_spelt(found.waiting)} of it waiting for data, which caches may shorten"
+        typer.echo(f"all stages: {_spelt(found.seconds)}, {waiting}; without validation and checkpoints")
 
 
 def _rows(stage: StageCost) -> list[list[Any]]:

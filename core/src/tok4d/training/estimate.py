@@ -59,11 +59,29 @@ class StageCost:
     @property
     def step_seconds(self) -> float | None:
         """Mean over the mixture. Without workers the step waits for its batch; with some, only when they are slower."""
+        working = self.working
+        if working is None:
+            return None
+        return max(working, self.loading / self.workers) if self.workers else working + self.loading
+
+    @property
+    def working(self) -> float | None:
+        """Seconds of a step without loading."""
         if self.update is None or any(task.seconds is None for task in self.tasks):
             return None
-        working = self.update + sum(task.share * (task.seconds or 0.0) for task in self.tasks)
-        loading = sum(task.share * task.loading for task in self.tasks)
-        return max(working, loading / self.workers) if self.workers else working + loading
+        return self.update + sum(task.share * (task.seconds or 0.0) for task in self.tasks)
+
+    @property
+    def loading(self) -> float:
+        """Seconds of making a step's batches, mean over the mixture."""
+        return sum(task.share * task.loading for task in self.tasks)
+
+    @property
+    def waiting(self) -> float | None:
+        """Seconds of the whole stage in which nothing but loading goes on."""
+        if self.step_seconds is None or self.working is None:
+            return None
+        return self.steps * (self.step_seconds - self.working)
 
     @property
     def seconds(self) -> float | None:
@@ -119,12 +137,18 @@ class Rehearsal:
         found = [stage.seconds for stage in self.stages]
         return None if None in found else sum(seconds for seconds in found if seconds is not None)
 
+    @property
+    def waiting(self) -> float:
+        """Part of it in which nothing but loading goes on."""
+        return sum(stage.waiting or 0.0 for stage in self.stages)
+
     def mapping(self) -> dict[str, Any]:
         """For JSON."""
         peaks = [stage.memory for stage in self.stages if stage.memory is not None]
         return {
             "stages": [stage.mapping() for stage in self.stages],
             "seconds": self.seconds,
+            "waiting_seconds": self.waiting,
             "peak_memory": max(peaks, default=None),
             "available_memory": self.available,
             "fits": self.fits,
