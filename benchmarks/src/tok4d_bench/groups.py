@@ -39,23 +39,23 @@ def read_groups(
 
     Args:
         numbers: which groups.
-        batch_size: samples that are in memory ahead of the work; at least one group is.
-        workers: threads that read; 0: none, samples are read when they are needed.
+        batch_size: samples that are in memory ahead of the work; at least one group for each worker.
+        workers: threads that read, a group each; 0: none, samples are read when they are needed.
     """
     members = [range(number * inner_batch, min((number + 1) * inner_batch, len(data))) for number in numbers]
     if workers == 0:
         for number, indices in zip(numbers, members, strict=True):
-            yield make_group(number, indices, [_load(data, index) for index in indices], inner_batch)
+            yield make_group(number, indices, _load_all(data, indices), inner_batch)
         return
-    ahead = max(1, batch_size // inner_batch)
+    ahead = max(workers, batch_size // inner_batch)
     pool = ThreadPoolExecutor(workers, "read")
     try:
-        waiting: deque[list[Future[Sample | DataError]]] = deque()
+        waiting: deque[Future[list[Sample | DataError]]] = deque()
         upcoming = iter(members)
         for number, indices in zip(numbers, members, strict=True):
-            while len(waiting) < ahead + 1 and (following := next(upcoming, None)) is not None:
-                waiting.append([pool.submit(_load, data, index) for index in following])
-            yield make_group(number, indices, [future.result() for future in waiting.popleft()], inner_batch)
+            while len(waiting) <= ahead and (following := next(upcoming, None)) is not None:
+                waiting.append(pool.submit(_load_all, data, following))
+            yield make_group(number, indices, waiting.popleft().result(), inner_batch)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -71,6 +71,11 @@ def make_group(number: int, indices: Sequence[int], loaded: Sequence[Sample | Da
     ]
     samples = [item for place in nearest if isinstance(item := loaded[place], Sample)]
     return Group(number, samples, good, [indices[place] for place in good], bad)
+
+
+def _load_all(data: BenchData, indices: Sequence[int]) -> list[Sample | DataError]:
+    """Samples of a group, and errors where there is none. A whole group at a time: handing over costs."""
+    return [_load(data, index) for index in indices]
 
 
 def _load(data: BenchData, index: int) -> Sample | DataError:

@@ -5,8 +5,9 @@
 Pictures of 256 px (the renders of `emoji3d`, and the same as JPEG) go through the whole runner with the identity as
 subject and a measure whose column is a constant. CPU seconds of the process are counted, of two numbers of pictures:
 their difference is free of what a run costs once. The least of several repeats counts: a machine that does other work
-shares caches and cores, which only ever adds. Peak memory is of a process of its own each: it must not grow with the
-number of pictures. Must hold: at most 3 CPU seconds a 1,000 pictures.
+shares caches and cores, which only ever adds; bare decoding with Pillow stands beside as a yardstick. Peak memory is of
+a process of its own each: it must not grow with the number of pictures. Must hold: at most 3 CPU seconds a 1,000
+pictures.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="CPU seconds of the benchmark harness beside subject and measures")
     parser.add_argument("-o", "--out", type=Path, help="file of the report; default: stdout alone")
-    parser.add_argument("--counts", default="500,2000", help="numbers of pictures, two")
+    parser.add_argument("--counts", default="100,500", help="numbers of pictures, two")
     parser.add_argument("--formats", default="jpeg,webp")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
     counts = [int(count) for count in args.counts.split(",")]
     report: dict[str, Any] = {"command": "python -m tok4d_bench.harness_cost", "limit": LIMIT}
@@ -56,7 +57,9 @@ def measure(suffix: str, counts: Sequence[int], repeats: int) -> dict[str, Any]:
     spent = min(last["cpu_seconds"]) - min(first["cpu_seconds"])
     growth = last["peak_mb"] - first["peak_mb"]
     per_thousand = round(1000 * spent / (last["count"] - first["count"]), 3)
-    return {"runs": runs, "cpu_seconds_per_1000": per_thousand, "peak_growth_mb": round(growth, 1)}
+    bare = round(1000 * min(last["bare_decoding"]) / last["count"], 3)
+    found = {"cpu_seconds_per_1000": per_thousand, "bare_decoding_per_1000": bare, "peak_growth_mb": round(growth, 1)}
+    return {**found, "runs": runs}
 
 
 def run_repeats(suffix: str, count: int, repeats: int) -> dict[str, Any]:
@@ -64,15 +67,29 @@ def run_repeats(suffix: str, count: int, repeats: int) -> dict[str, Any]:
     from tok4d_bench.runner import Work, run_suite
     from tok4d_bench.subjects import load_subject
 
-    spent = []
+    spent, bare = [], []
     with tempfile.TemporaryDirectory() as home:
-        suite = make_suite(make_pictures(Path(home) / "pictures", suffix, count))
+        pictures = make_pictures(Path(home) / "pictures", suffix, count)
+        suite = make_suite(pictures)
         for number in range(repeats):
+            bare.append(round(bare_decoding(pictures), 3))
             before = _cpu()
             run_suite(suite, load_subject("identity"), Work(Path(home) / f"out{number}"))
             spent.append(round(_cpu() - before, 3))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"count": count, "cpu_seconds": spent, "peak_mb": round(peak, 1)}
+    return {"count": count, "cpu_seconds": spent, "bare_decoding": bare, "peak_mb": round(peak, 1)}
+
+
+def bare_decoding(pictures: Path) -> float:
+    """CPU seconds of decoding the same files with Pillow and nothing else: how fast the machine is at the moment."""
+    import numpy as np
+    from PIL import Image
+
+    before = _cpu()
+    for path in sorted(pictures.iterdir()):
+        with Image.open(path) as picture:
+            np.asarray(picture.convert("RGB"))
+    return _cpu() - before
 
 
 def make_pictures(folder: Path, suffix: str, count: int) -> Path:

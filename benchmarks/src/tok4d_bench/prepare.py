@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -28,6 +29,7 @@ _PILLOW = {
     "lanczos": Image.Resampling.LANCZOS,
     "area": Image.Resampling.BOX,
 }
+_ONE, _HALF = np.float32(1), np.float32(127.5)
 Sides = tuple[int, int]  # height, width
 
 
@@ -167,22 +169,26 @@ def to_levels(values: Tensor) -> Tensor:
     Raises:
         DataError: for values that are not finite: they have no level.
     """
-    return _levels(values).to(torch.uint8)
+    return torch.from_numpy(_levels(values).astype(np.uint8))
 
 
 def quantized(values: Tensor) -> Tensor:
     """Values in [-1, 1] clamped and rounded to 8-bit levels, float32: what `from_levels(to_levels(values))` gives."""
-    return _levels(values).div_(127.5).sub_(1)
+    levels = _levels(values)
+    levels /= _HALF
+    levels -= _ONE
+    return torch.from_numpy(levels)
 
 
-def _levels(values: Tensor) -> Tensor:
-    """Levels as float32 in a tensor of its own, by few passes: a run spends its own time here."""
-    values = values.detach().float()
-    least, most = torch.aminmax(values) if values.numel() else (values.new_zeros(()), values.new_zeros(()))
-    if not bool(torch.isfinite(least + most)):  # NaN is passed on, and so is infinity
+def _levels(values: Tensor) -> NDArray[np.float32]:
+    """Levels as float32 in an array of its own, by few passes: a run spends its own time here."""
+    given = values.numpy(force=True).astype(np.float32, copy=False)
+    least, most = (given.min(), given.max()) if given.size else (_ONE, _ONE)
+    if not np.isfinite([least, most]).all():  # NaN is passed on
         raise DataError("sample", "has values that are not finite")
-    inside = float(least) >= -1 and float(most) <= 1
-    return (values.add(1) if inside else values.clamp(-1, 1).add_(1)).mul_(127.5).round_()
+    levels = given + _ONE if least >= -1 and most <= 1 else np.clip(given, -1, 1) + _ONE
+    levels *= _HALF
+    return np.rint(levels, out=levels)
 
 
 def from_levels(levels: Tensor) -> Tensor:
