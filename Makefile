@@ -11,8 +11,8 @@ STAMP := $(VENV)/.ready
 demo: setup  ## Train a small tokenizer on real photographs and open its report
 	$(BIN)/tok4d demo -o demo-out
 
-test: setup  ## All tests
-	$(BIN)/python -m pytest -q
+test: setup  ## All tests, file by file on up to four processes
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup  ## Style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,7 +1,8 @@
-"""Tiny text towers with random weights, in the layout of published checkpoints."""
+"""How many threads tests use; tiny text towers with random weights, in the layout of published checkpoints."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,12 @@ import pytest
 
 WORDS = ["a", "cat", "dog", "in", "is", "kitten", "of", "photo", "picture", "red", "small", "the", "this", "train"]
 LENGTH = 24  # tokens a text is padded to
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes share the cores: one thread each, in what tests start as well
+    import torch
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 def save_letter_tokenizer(folder: Path) -> None:
