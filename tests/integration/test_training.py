@@ -108,10 +108,13 @@ def test_killed_runs_continue_to_the_same_bits(server, whole, tmp_path, workers)
 
 
 def test_ctrl_c_exits_130_and_the_run_continues(server, whole, tmp_path):
-    out = tmp_path / "run"
-    command = server.start(*train(out))
-    command.signal_when(signal.SIGINT, lambda: last_step(out) >= 6)
-    code, said = command.wait()
+    for attempt in range(3):  # on a busy machine a run may end before this process is there to interrupt it
+        out = tmp_path / f"run{attempt}"
+        command = server.start(*train(out))
+        command.signal_when(signal.SIGINT, lambda: last_step(out) >= 6)  # noqa: B023
+        code, said = command.wait()
+        if code != 0:
+            break
     assert code == 130, said
     assert said.splitlines()[-1] == "interrupted"
     assert "Traceback" not in said

@@ -234,6 +234,35 @@ def test_a_failing_measure_ends_the_run_and_says_where(
         run_suite(suite_of(folder, ["numbers"]), Blur(), Work(tmp_path / "other"))
 
 
+class Fails(Blur):
+    """Refuses groups from one on."""
+
+    first = 0
+
+    def reconstruct(self, samples):  # type: ignore[no-untyped-def]
+        if any(int(Path(sample.key).stem) >= self.first for sample in samples):
+            raise Tok4dError("takes pictures of 16 px alone")
+        return super().reconstruct(samples)
+
+
+def test_a_subject_that_fails_at_first_is_left_out_of_the_task_alone(folder: Path, tmp_path: Path) -> None:
+    suite = suite_of(folder, ["numbers"])
+    document = run_suite(suite, Fails(), Work(tmp_path / "out"))
+    assert document is not None
+    assert not document.results
+    (skipped,) = document.skipped
+    assert skipped["what"] == "numbers"
+    assert "group 0 (" in skipped["why"]
+    assert "takes pictures of 16 px alone" in skipped["why"]
+
+
+def test_a_subject_that_fails_later_ends_the_run(folder: Path, tmp_path: Path) -> None:
+    subject = Fails()
+    subject.first = 4
+    with pytest.raises(Tok4dError, match=r"numbers, group 1 \(.*: takes pictures of 16 px alone"):
+        run_suite(suite_of(folder, ["numbers"]), subject, Work(tmp_path / "out"))
+
+
 def test_settings_keep_results_apart(folder: Path, tmp_path: Path) -> None:
     suite = suite_of(folder, ["numbers"])
     prints = set()

@@ -33,6 +33,10 @@ class UnsuitedError(Tok4dError):
     """A subject or a measure cannot do what is asked at all: it is left out of the results, and they say why."""
 
 
+class SubjectError(Tok4dError):
+    """A subject failed on given samples: on the first group of a task what needs it is left out, later the run ends."""
+
+
 @dataclass(frozen=True)
 class Restored:
     """What a subject makes of one sample.
@@ -70,7 +74,9 @@ class Timed:
 class Subject(ABC):
     """What is measured. Every method takes one group and gives its results in the same order.
 
-    A method that raises `UnsuitedError` or `NotImplementedError` on the first group has what needs it left out.
+    A method that raises a `Tok4dError` or `NotImplementedError` on the first group has what needs it left out: it
+    cannot do this task, and the others go on. On a later group the same ends the run, since figures over a part of a
+    data set would pass for those of all of it.
 
     Attributes:
         name: as shown in tables.

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from tok4d.errors import Tok4dError
-from tok4d_bench.contracts import Subject, Suite, UnsuitedError
+from tok4d_bench.contracts import Subject, SubjectError, Suite, UnsuitedError
 from tok4d_bench.data.samples import Thinned
 from tok4d_bench.groups import read_groups
 from tok4d_bench.planning import TEXT_KINDS, Plan, Settings, Slot, make_plan
@@ -66,7 +66,8 @@ def run_suite(suite: Suite, subject: Subject, work: Work) -> Document | None:
         What was found, which is also in `OUT/SUITE/SUBJECT/results.json`; None in processes other than rank 0.
 
     Raises:
-        Tok4dError: when a sample makes the subject or a measure fail: what was done until then stays.
+        Tok4dError: when a sample makes a measure fail, or the subject after the first group of a task: what was done
+            until then stays.
     """
     set_threads(work.settings.threads)
     began = time.monotonic()
@@ -144,7 +145,7 @@ def _try_first(plan: Plan, subject: Subject, work: Work) -> None:
             parts = {
                 id(store): worker.part(slot, store) for store in _stores([slot]) if _untried(slot, store, plan.groups)
             }
-        except (UnsuitedError, NotImplementedError) as error:
+        except (UnsuitedError, SubjectError, NotImplementedError) as error:
             plan.skip(slot.label, str(error))
             plan.slots.remove(slot)
             continue

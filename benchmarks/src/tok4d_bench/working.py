@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tok4d.errors import Tok4dError
-from tok4d_bench.contracts import Columns, Measure, Subject, Timed, UnsuitedError
+from tok4d_bench.contracts import Columns, Measure, Subject, SubjectError, Timed, UnsuitedError
 from tok4d_bench.data.samples import Thinned
 from tok4d_bench.groups import Group
 from tok4d_bench.planning import Settings, Slot
@@ -38,7 +38,8 @@ class Worker:
 
         Raises:
             UnsuitedError, NotImplementedError: when this cannot be done at all.
-            Tok4dError: when subject or measure fail, naming the group.
+            SubjectError: when the subject fails, naming the group.
+            Tok4dError: when the measure fails, naming the group.
         """
         samples = self.group.samples
         columns: Columns = {}
@@ -51,7 +52,8 @@ class Worker:
             except UnsuitedError:
                 raise
             except Tok4dError as error:
-                raise Tok4dError(f"{slot.label}, group {self.group.number} ({samples[0].key}, ...): {error}") from error
+                kind = SubjectError if isinstance(error, SubjectError) else Tok4dError
+                raise kind(f"{slot.label}, group {self.group.number} ({samples[0].key}, ...): {error}") from error
         for name, values in columns.items():
             if len(values) != len(samples) or values.dtype == object:
                 found = f"{values.dtype} {list(values.shape)}"
@@ -71,9 +73,9 @@ class Worker:
         if measure.kind == "pair":
             return [timed.restored for timed in self.restored()]
         if measure.kind == "embedding":
-            return self._once("embedding", lambda: self._vectors(self.subject.embed(self.group.samples)))
+            return self._once("embedding", lambda: self._vectors(self._ask(self.subject.embed)))
         where = measure.where
-        return self._once(f"probe {where}", lambda: self._vectors(self.subject.features(self.group.samples, where)))
+        return self._once(f"probe {where}", lambda: self._vectors(self._ask(self.subject.features, where)))
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
         if name not in self._made:
@@ -82,9 +84,17 @@ class Worker:
                 self._made[name] = make()
         return self._made[name]
 
+    def _ask(self, method: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return method(self.group.samples, *args)
+        except UnsuitedError:
+            raise
+        except Tok4dError as error:
+            raise SubjectError(str(error)) from error
+
     def _restore(self) -> list[Timed]:
         wall, cpu = time.perf_counter(), time.process_time()
-        restored = self.subject.reconstruct(self.group.samples)
+        restored = self._ask(self.subject.reconstruct)
         count = len(self.group.samples)
         wall, cpu = (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
         if len(restored) != count:

@@ -16,6 +16,7 @@ from tok4d.cli.console import emit, note, progress, table
 from tok4d.errors import ConfigError, Tok4dError
 from tok4d_bench.cli.options import DATA, JSON, LIMIT, SUITE, TASKS, check_names, parse_folders, split_names
 from tok4d_bench.data.layouts import data_name
+from tok4d_bench.subjects.nulls import null_specs
 from tok4d_bench.suite import load_suite, select
 from tok4d_bench.world import World, announce_threads
 
@@ -41,6 +42,7 @@ def run(
     seed: int = typer.Option(0, "--seed", help="Of subjects that draw at random."),
     device: str = typer.Option("cpu", "--device", help="cpu, cuda, or auto."),
     dtype: str = typer.Option("float32", "--dtype", help="Precision of networks: float32 or bf16."),
+    nulls: bool = typer.Option(False, "--nulls", help="Also run what the suite names to read figures beside."),
     as_json: bool = JSON,
 ) -> None:
     """Run a suite and write results.json and values per sample; stopped at any moment, the same command goes on.
@@ -54,11 +56,13 @@ def run(
         raise ConfigError(
             f"--processes {processes} under a launcher of {world.size} processes; leave it to the launcher"
         )
-    arguments = _arguments(locals())
     loaded = load_suite(suite)  # mistakes are told before anything heavy loads
     folders, chosen = parse_folders(data), split_names(tasks)
     check_names(folders, [data_name(spec) for spec in loaded.tasks.values()])
     select(loaded, chosen)
+    if nulls:
+        model = [*model, *(spec for spec in null_specs(loaded, tasks=chosen) if spec not in model)]
+    arguments = _arguments(locals())
     from tok4d_bench.planning import Settings
     from tok4d_bench.runner import Work
 
