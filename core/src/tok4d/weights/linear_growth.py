@@ -7,10 +7,13 @@ carries more scores than the latent had room for, so new channels can begin with
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 
 from tok4d.errors import ConfigError
 from tok4d.model.pca import PatchPCA
+from tok4d.model.stack import Stack
 from tok4d.model.tokenizer import Tokenizer
+from tok4d.nn.block import Block
 from tok4d.weights.linear import CONSTANTS, LOGVAR, plan_of
 
 
@@ -19,7 +22,8 @@ def grow_scores(model: Tokenizer, pca: PatchPCA, begun: int, before: int) -> Non
     """Let the latent channels from `before` on hold the scores that follow.
 
     What the older channels do stays. A trained model has moved little at its ends, so it begins near the PCA with as
-    many components.
+    many components. What its blocks wrote where the new scores lie goes: in the encoder nobody read it, in the decoder
+    it was a guess of what is now given.
 
     Args:
         model: a tokenizer of the grown size that began as `init_linear(..., pca)`.
@@ -38,6 +42,7 @@ def grow_scores(model: Tokenizer, pca: PatchPCA, begun: int, before: int) -> Non
             raise ConfigError(
                 f"grow: scores: {new.stop} scores are wanted, the {name}'s stream carries {len(plan.deviations)}"
             )
+        keep_clear(stack, plan.basis[:, new])
         whitened = plan.unit / plan.deviations[new]
         if name == "decoder":
             model.decoder.input_layer.weight[:, before:] = 0
@@ -47,3 +52,24 @@ def grow_scores(model: Tokenizer, pca: PatchPCA, begun: int, before: int) -> Non
         model.proj.weight[new, CONSTANTS:] = whitened[:, None] * plan.basis[:, new].T
         model.proj.weight[latent + before :] = 0
         model.proj.weight[latent + before :, :2] = LOGVAR / 2 / (plan.constant / plan.rms) * plan.signs[:2]
+
+
+def keep_clear(stack: Stack, columns: Tensor) -> None:
+    """Let no block and no position write along orthonormal directions of the signal channels, `[S, n]`, in place."""
+    assert stack.pos_embedder is not None
+    outs: list[Tensor] = [stack.pos_embedder.position_embedding.weight.T]
+    for block in stack.blocks:
+        assert isinstance(block, Block)
+        for linear in (block.attn.to_out, mlp_ends(block)[1]):
+            outs += [linear.weight] if linear.bias is None else [linear.weight, linear.bias[:, None]]
+    for values in outs:
+        values[CONSTANTS:] -= columns @ (columns.T @ values[CONSTANTS:])
+
+
+def mlp_ends(block: nn.Module) -> tuple[nn.Linear, nn.Linear]:
+    """First and last layer of a block's MLP."""
+    assert isinstance(block, Block)
+    first, last = block.mlp.mlp[0], block.mlp.mlp[2]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    return first, last

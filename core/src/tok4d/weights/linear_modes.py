@@ -30,13 +30,14 @@ from tok4d.model.stack import Stack
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.nn.block import Block
 from tok4d.weights.linear import CONSTANTS, Plan, plan_of
+from tok4d.weights.linear_growth import keep_clear, mlp_ends
 
 SHRUNK = 0.25  # clip scores in the encoder's stream: small beside the constants, so that the norms stay near-linear
-LOUD = 0.5  # the switch and the sum it is made of, beside the leading score: more than training lets others write there
+LOUD = 1.0  # probes, their sum and the switch, beside the leading score: more than training lets others write there
 PROBES = 6  # averages that are all zero only where frames 1 to F - 1 are blank
 SHARP = 100.0  # of the absolute value of a probe
 FULL = 10.0  # width of the step from 0 to 1, in the argument of gelu
-STEEP, MIDDLE = (100.0, 40.0), (0.2, 0.5)  # of that step, in encoder and decoder: there it is a latent already
+STEEP, MIDDLE = (400.0, 40.0), (0.03, 0.5)  # of that step, in encoder and decoder: there it is a latent already
 ROOM, MARGIN = 1.5, 6.0  # a pair adds or subtracts the largest value seen, times ROOM, and MARGIN
 
 
@@ -83,7 +84,7 @@ def add_clips(
     needed = 2 * count + PROBES + 2
     for article, name, stack, blocks in (("an", "encoder", model.encoder, 3), ("a", "decoder", model.decoder, 2)):
         plan = plan_of(pictures, stack.input_layer.out_features, before)
-        neurons = _ends(stack.blocks[0])[0].out_features
+        neurons = mlp_ends(stack.blocks[0])[0].out_features
         if len(stack.blocks) < blocks or min(len(plan.deviations), neurons) < needed:
             raise ConfigError(
                 f"a basis for clips needs {article} {name} of at least {blocks} blocks, "
@@ -113,16 +114,16 @@ def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> N
     weight, bias = encoder.input_layer.weight, encoder.input_layer.bias
     assert bias is not None
     probes = _probes(per, len(clips.mean) // per)
-    rows = torch.cat([directions, probes, torch.zeros(2, len(clips.mean))])
-    offset = torch.cat([-(directions @ clips.mean), torch.zeros(PROBES + 2)])
-    _replace(weight[CONSTANTS:], columns.spare, rows * scale)
-    _replace(bias[CONSTANTS:, None], columns.spare, offset[:, None] * scale)
+    rows = torch.cat([directions * scale, probes * loud, torch.zeros(2, len(clips.mean))])
+    offset = torch.cat([-(directions @ clips.mean) * scale, torch.zeros(PROBES + 2)])
+    _replace(weight[CONSTANTS:], columns.spare, rows)
+    _replace(bias[CONSTANTS:, None], columns.spare, offset[:, None])
     deviations = clips.deviations[:count].clamp_min(1e-3)
-    _make_room(encoder, plan, columns.spare, _amplitudes(deviations * scale, scale, loud))
+    _make_room(encoder, plan, columns.spare, _amplitudes(deviations * scale, loud))
     blocks = [_Neurons(block, plan, scale) for block in encoder.blocks]
     for column in columns.probes.T[:, :, None].unbind(0):
         for sign in (1.0, -1.0):
-            blocks[0].add(blocks[0].reads(column, sign * SHARP), 0.0, columns.total * loud / SHARP)
+            blocks[0].add(blocks[0].reads(column, sign * SHARP, loud), 0.0, columns.total * loud / SHARP)
     _step(blocks[1], columns, STEEP[0], MIDDLE[0], loud)
     for j in range(count):
         old, new_j = columns.old[:, j : j + 1], columns.new[:, j : j + 1]
@@ -145,7 +146,7 @@ def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> N
     weight[:, count] = columns.total[:, 0] * loud  # the last latent: 0 for pictures, 1 for clips
     weight[:, :count] -= spare @ (spare.T @ weight[:, :count])
     deviations = clips.deviations[:count].clamp_min(1e-3)
-    _make_room(decoder, plan, columns.spare, _amplitudes(deviations * scale, scale, loud))
+    _make_room(decoder, plan, columns.spare, _amplitudes(deviations * scale, loud))
     blocks = [_Neurons(block, plan, scale) for block in decoder.blocks]
     _step(blocks[0], columns, STEEP[1], MIDDLE[1], loud)
     for j in range(count):
@@ -168,9 +169,9 @@ def _step(neurons: _Neurons, columns: _Columns, steep: float, middle: float, lou
         neurons.add(argument, -steep * middle - shift, sign / FULL * columns.switch * loud)
 
 
-def _amplitudes(scores: Tensor, scale: float, loud: float) -> Tensor:
+def _amplitudes(scores: Tensor, loud: float) -> Tensor:
     """Of what is new in a stream: scores of clips, probes, their sum and the switch."""
-    return torch.cat([scores, torch.full((PROBES,), scale), torch.full((2,), loud)])
+    return torch.cat([scores, torch.full((PROBES + 2,), loud)])
 
 
 def _make_room(stack: Stack, plan: Plan, spare: Tensor, amplitudes: Tensor) -> None:
@@ -178,14 +179,11 @@ def _make_room(stack: Stack, plan: Plan, spare: Tensor, amplitudes: Tensor) -> N
 
     Whatever else the blocks do stays exactly as it is.
     """
-    assert stack.pos_embedder is not None
-    outs: list[Tensor] = [stack.pos_embedder.position_embedding.weight.T]
     end = CONSTANTS + plan.basis.shape[1]
     places = slice(end - len(amplitudes), end)
     for block in stack.blocks:
         assert isinstance(block, Block)
-        first, last = _ends(block)
-        for norm, reader in ((block.norm1, block.attn.to_qkv), (block.norm2, first)):
+        for norm, reader in ((block.norm1, block.attn.to_qkv), (block.norm2, mlp_ends(block)[0])):
             change = plan.rms / amplitudes / norm.weight[places]
             reader.weight[:, places] /= change
             for values in (norm.weight, getattr(norm, "bias", None)):
@@ -193,10 +191,7 @@ def _make_room(stack: Stack, plan: Plan, spare: Tensor, amplitudes: Tensor) -> N
                     values[places] *= change
             gains = norm.weight[CONSTANTS:, None]
             reader.weight[:, CONSTANTS:] -= reader.weight[:, CONSTANTS:] @ (gains * spare) @ (spare / gains).T
-        for linear in (block.attn.to_out, last):
-            outs += [linear.weight] if linear.bias is None else [linear.weight, linear.bias[:, None]]
-    for values in outs:
-        values[CONSTANTS:] -= spare @ (spare.T @ values[CONSTANTS:])
+    keep_clear(stack, spare)
 
 
 def _columns(plan: Plan, count: int) -> _Columns:
@@ -225,22 +220,13 @@ def _replace(weight: Tensor, columns: Tensor, rows: Tensor) -> None:
     weight.add_(columns @ (rows - columns.T @ weight))
 
 
-def _ends(block: nn.Module) -> tuple[nn.Linear, nn.Linear]:
-    """First and last layer of a block's MLP."""
-    assert isinstance(block, Block)
-    first, last = block.mlp.mlp[0], block.mlp.mlp[2]
-    assert isinstance(first, nn.Linear)
-    assert isinstance(last, nn.Linear)
-    return first, last
-
-
 class _Neurons:
     """Neurons of one block's MLP to be set one by one; those that do least so far are taken first."""
 
     def __init__(self, block: nn.Module, plan: Plan, scale: float) -> None:
         assert isinstance(block, Block)
         self.plan, self.scale = plan, scale
-        self.first, self.last = _ends(block)
+        self.first, self.last = mlp_ends(block)
         self.gains = block.norm2.weight[CONSTANTS:] / plan.rms  # stream -> what the MLP sees
         self.one = block.norm2.weight[:CONSTANTS] * plan.signs * plan.constant / plan.rms  # sees a constant as this
         self.free = self.last.weight.norm(dim=0).argsort(stable=True).tolist()

@@ -12,9 +12,16 @@ from tok4d.model.gaussians import GaussianDecoder
 from tok4d_mesh3d.head_start import can_carry_colours, start_at_colours
 
 # For models that two CPU cores train. The released decoder of 12 blocks is {preset: released}.
-SMALL: dict[str, Any] = {"width": 128, "blocks": 3, "heads": 2, "mlp": 512, "num_gaussians": 8}
+SMALL: dict[str, Any] = {
+    "width": 128,
+    "blocks": 3,
+    "heads": 2,
+    "mlp": 512,
+    "num_gaussians": 8,
+    "opacity_bias": 0.25,  # eight of them on top of each other cover nine tenths
+}
 STARTS = ("colours", "grey")
-COVER = 0.4  # voxel sides: deviation of a new Gaussian, so that those of neighbouring voxels meet on any grid
+COVER = 0.3  # voxel sides: deviation of a new Gaussian, so that those of neighbouring voxels meet on any grid
 PRESETS: dict[str, dict[str, Any]] = {"small": SMALL, "released": {"softcap": 30.0}}
 
 
