@@ -93,6 +93,21 @@ def test_scores_that_follow():
 
 
 @torch.no_grad()
+def test_what_trained_blocks_wrote_into_new_scores_is_gone():
+    """Nobody read it in the encoder; in the decoder it was a guess of what is now given."""
+    model, x = grown(PICTURES, trained=True), picture(frames(100, 2))
+    scores = (x[:, :48] - PICTURES.mean) @ PICTURES.components[:, BEFORE:AFTER] / PICTURES.deviations[BEFORE:AFTER]
+    assert error(model.encode(tokens_of(x)).posterior.mean[:, BEFORE:], scores) < 1e-3
+    from tok4d.weights.linear import CONSTANTS, plan_of
+
+    columns = plan_of(PICTURES, 72, BEFORE).basis[:, BEFORE:AFTER]
+    for block in model.decoder.blocks:
+        for last in (block.attn.to_out, block.mlp.mlp[2]):
+            assert float(last.weight.abs().max()) > 0.01
+            assert float((columns.T @ last.weight[CONSTANTS:]).abs().max()) < 1e-6
+
+
+@torch.no_grad()
 def test_clips_begin_at_their_pca_and_pictures_stay_at_theirs():
     model = grown(PICTURES)
     add_clips(model, PICTURES, CLIPS, STILLS, MOVING, BEFORE)
@@ -118,6 +133,26 @@ def test_a_disturbed_switch_still_chooses_one_basis():
             disturbed[:, -1] = value
             used = slice(0, 144 if float(x[:, 48:].abs().max()) else 48)
             assert error(model.decode(latents.replace(disturbed)).feats[:, used], whole[:, used]) < 1e-3
+
+
+@torch.no_grad()
+def test_grey_clips_are_clips():
+    """Patches near the middle of the range are told from blank frames too; flat white sockets once were not."""
+    model = grown(PICTURES)
+    add_clips(model, PICTURES, CLIPS, STILLS, MOVING, BEFORE)
+    grey = torch.full((4, 144), 0.02) * torch.tensor([[1.0], [-1.0], [2.0], [-4.0]])
+    assert float((model.encode(tokens_of(grey)).posterior.mean[:, -1] - 1).abs().max()) < 0.1
+
+
+@torch.no_grad()
+def test_the_switch_holds_when_attention_writes_beside_it():
+    """Training lets attention write everywhere in the stream; what it once wrote there turned pictures into clips."""
+    model = grown(PICTURES)
+    add_clips(model, PICTURES, CLIPS, STILLS, MOVING, BEFORE)
+    for block in model.encoder.blocks:
+        block.attn.to_out.weight += 5e-2 * torch.randn(72, 72, generator=torch.Generator().manual_seed(4))
+    for values, wanted in ((clips(100, 5), 1.0), (picture(frames(100, 2)), 0.0)):
+        assert float((model.encode(tokens_of(values)).posterior.mean[:, -1] - wanted).abs().max()) < 0.2
 
 
 def test_what_was_trained_stays_for_pictures():

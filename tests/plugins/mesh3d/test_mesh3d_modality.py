@@ -140,7 +140,7 @@ def test_origins_of_a_file_are_not_trusted(tmp_path, change, message):
 
 def test_heads_by_configuration():
     small = make_head({"resolution": 16}).config
-    assert (small.width, small.blocks, small.num_gaussians, small.scaling_bias) == (128, 3, 8, 0.4 / 16)
+    assert (small.width, small.blocks, small.num_gaussians, small.scaling_bias) == (128, 3, 8, 0.3 / 16)
     assert make_head({"resolution": 16, "scaling_bias": 0.01}).config.scaling_bias == 0.01
     with torch.device("meta"):
         released = make_head({"preset": "released"}).config

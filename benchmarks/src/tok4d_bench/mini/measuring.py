@@ -14,19 +14,23 @@ import torch
 from tok4d.config.schema import Curriculum, TaskConfig
 from tok4d.data.batches import validation_batches
 from tok4d.data.build import build_source
+from tok4d.errors import ConfigError
 from tok4d.metrics import score_all
 from tok4d.modality import Sample
 from tok4d.model.gaussians import SH_DC
+from tok4d.model.pca import PatchPCA
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.training.alignment import Alignment
 from tok4d.training.evaluate import Scores, evaluate, pca_reconstructor, reconstructor, score
 from tok4d.training.module import targets, unpatchify
-from tok4d.training.start import fit_pca
+from tok4d.training.start import fit_pca, patches_of
 
 UNSEEN = ["sofa", "vehicle", "tree", "cup"]  # nouns that no training task of `mini` has
 SPLATS = {"scale": (0.3, 0.4, 0.5, 0.6), "opacity": (0.7, 0.95)}  # in voxel sides; the best on training objects counts
 FITTED_ON = 24  # training objects
+PATCH = (4, 16, 16)
+RESTORING = ("l1", "l2")
 
 
 def held_out(curriculum: Curriculum) -> dict[str, TaskConfig]:
@@ -85,18 +89,37 @@ def _perceptual(model: Tokenizer, task: dict[str, TaskConfig]) -> dict[str, dict
 
 @torch.no_grad()
 def floors(curriculum: Curriculum, channels: int) -> dict[str, Any]:
-    """PCA with as many channels for pictures and clips; one mean-coloured splat of fixed size a voxel for assets."""
+    """What needs no training: PCA with as many channels, and one mean-coloured splat of fixed size a voxel for assets.
+
+    `samples`: a PCA of all pictures, and one of all clips, that the curriculum restores, in its own shares, since the
+    model too is one for all of them. `own`: a PCA of the task's data alone.
+    """
     samples: dict[str, dict[str, dict[str, float]]] = {}
+    own: dict[str, dict[str, dict[str, float]]] = {}
     last = curriculum.stages[curriculum.order[-1]]
     for name, task in last.validation.items():
-        batches = list(validation_batches({name: task}, (4, 16, 16)))
         if task.source.startswith("mesh3d/"):
             samples[name] = splat_floor(task)
             continue
-        pca = fit_pca(last.tasks[name], (4, 16, 16), curriculum.init_samples, curriculum.seed)
-        scores = score(batches, pca_reconstructor(pca, channels))
-        samples[name] = by_task(scores)[name]
-    return {"samples": samples}
+        batches = list(validation_batches({name: task}, PATCH))
+        pca = fit_pca(last.tasks[name], PATCH, curriculum.init_samples, curriculum.seed)
+        own[name] = by_task(score(batches, pca_reconstructor(pca, channels)))[name]
+        together = PatchPCA.fit(patches_of(restored_as(curriculum, task.source.partition("/")[0]), PATCH, curriculum))
+        samples[name] = by_task(score(batches, pca_reconstructor(together, channels)))[name]
+    return {"samples": samples, "own": own}
+
+
+def restored_as(curriculum: Curriculum, host: str) -> list[TaskConfig]:
+    """Tasks of a modality that restore something, in the first stage that has some."""
+    for key in curriculum.order:
+        found = [
+            task
+            for task in curriculum.stages[key].tasks.values()
+            if task.source.startswith(f"{host}/") and set(task.losses) & set(RESTORING)
+        ]
+        if found:
+            return found
+    raise ConfigError(f"curriculum {curriculum.name!r} restores nothing of modality {host!r}")
 
 
 def splat_floor(task: TaskConfig) -> dict[str, dict[str, float]]:

@@ -20,7 +20,8 @@ def variant(curriculum: Curriculum, name: str) -> Curriculum:
 
     A control keeps the modality's tasks, their weights among themselves, losses, optimisers and riders of its own
     modality; a stage without a task of it is left out. Channels and codes come when they come in the curriculum; what
-    begins after the first stage begins with the channels of its own first stage, at the PCA of its patches.
+    begins after the first stage begins with the channels of its own first stage, at the PCA of its patches. Nothing is
+    slowed: there is no switch between modalities to protect.
 
     Raises:
         ConfigError: for another name, or a modality that the curriculum does not have.
@@ -69,6 +70,7 @@ def _begin(curriculum: Curriculum, made: Curriculum) -> None:
         made.model.overrides = {**made.model.overrides, "latent": grown[-1]}
     for key in made.order:
         stage = made.stages[key]
+        stage.optimizer.slow = []
         if key == first:
             stage.latent, stage.grow, stage.repeat_first_frame = None, "random", False
         elif stage.grow == "clips":
