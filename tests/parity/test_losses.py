@@ -5,21 +5,18 @@ Weights come through their recipes into the shared cache, fetched on a machine t
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import siglip2_towers as towers
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from photographs import jpeg, read
 from torch import Tensor
 
-from tok4d.data.fetch import ensure
 from tok4d.errors import ConfigError
 from tok4d.losses import LPIPS, GramLoss, MSSSIMLoss, Objective, SSIMLoss, TeacherPerceptual
 from tok4d.losses.semantic import Distillation
@@ -29,26 +26,6 @@ from tok4d.model.bottleneck import Encoded, Posterior
 from tok4d.networks import Trunk, load_network
 from tok4d.text import TextEncoder, load_text_encoder
 from tok4d.tokens import TokenSet
-
-
-@pytest.fixture(scope="module")
-def photos() -> Path:
-    return ensure("photos")[1]
-
-
-def read(path: Path | io.BytesIO, box: tuple[int, int, int, int] | None = None) -> Tensor:
-    """A picture, or a part of it, as `[1, 3, H, W]` in [-1, 1]."""
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB").crop(box)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def jpeg(image: Tensor, quality: int) -> Tensor:
-    """The picture after JPEG."""
-    levels = ((image[0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    stored = io.BytesIO()
-    Image.fromarray(levels).save(stored, "JPEG", quality=quality)
-    return read(stored)
 
 
 def package(net: str, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -6,45 +6,22 @@ Weights come through their recipes into the shared cache, fetched on a machine t
 from __future__ import annotations
 
 import copy
-import io
 import json
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from network_goldens import FILE, KEPT, images_of, made_weights, pixels
-from PIL import Image
+from photographs import jpeg, read
 from torch import Tensor
 
-from tok4d.data.fetch import ensure
 from tok4d.networks import Trunk, load_network, lpips_heads
 from tok4d.networks.effnet import EffNetLite0
 from tok4d.networks.inception import InceptionV3
 from tok4d.networks.transnetv2 import TransNetV2
 
 GOLDEN = json.loads(FILE.read_text())
-
-
-@pytest.fixture(scope="module")
-def photos() -> Path:
-    return ensure("photos")[1]
-
-
-def read(path: Path | io.BytesIO, box: tuple[int, int, int, int] | None = None) -> Tensor:
-    """A picture, or a part of it, as `[1, 3, H, W]` in [-1, 1]."""
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB").crop(box)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def jpeg(image: Tensor, quality: int) -> Tensor:
-    """The picture after JPEG."""
-    levels = ((image[0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    stored = io.BytesIO()
-    Image.fromarray(levels).save(stored, "JPEG", quality=quality)
-    return read(stored)
 
 
 def distance(trunk: Trunk, heads: list[Tensor], one: Tensor, other: Tensor) -> Tensor:

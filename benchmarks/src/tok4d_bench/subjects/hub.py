@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tok4d.errors import ConfigError, DataError, Tok4dError
+from tok4d.errors import DataError, Tok4dError
+from tok4d.weights.hf_folder import from_hub
 
 CONFIG = "config.json"
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def locate(source: str, patterns: Sequence[str], complete: Callable[[Path], bool]) -> Path:
@@ -30,23 +29,7 @@ def locate(source: str, patterns: Sequence[str], complete: Callable[[Path], bool
         if not complete(local):
             raise DataError(source, f"holds no {CONFIG} with safetensors beside it")
         return local
-    if not source or not _HUB_ID.fullmatch(source):
-        raise ConfigError(f"{source or 'no source'}: no such folder; give one, or a hub id like owner/name")
-    try:
-        from huggingface_hub import constants, snapshot_download
-    except ImportError as error:
-        raise ConfigError(f'{source}: no such folder; a hub id needs pip install "tok4d[baselines]"') from error
-    try:
-        found = Path(snapshot_download(source, allow_patterns=list(patterns)))
-        problem = "" if complete(found) else "the copy in the cache is not complete"
-    except Exception as error:  # the client's own errors, its transport's, the system's
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-    if problem:
-        raise ConfigError(
-            f"{source}: no such folder, and the hub did not give it ({problem}); looked for in "
-            f"{constants.HF_HUB_CACHE}. Where there is a network, `hf download {source} --local-dir FOLDER` gets it"
-        )
-    return found
+    return from_hub(source, patterns, complete, extra="baselines")
 
 
 @contextmanager

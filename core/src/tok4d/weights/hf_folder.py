@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,18 +36,34 @@ def locate(source: str, *, weights: bool = True, also: Sequence[str] = ()) -> Pa
     """
     if Path(source).expanduser().is_dir():
         return Path(source).expanduser()
+    wanted = [CONFIG, *([WEIGHTS, INDEX, "model-*.safetensors"] if weights else []), *also]
+    holds = f" with {CONFIG} and {WEIGHTS}"
+    return from_hub(source, wanted, lambda folder: _complete(folder, weights), extra="siglip", holds=holds)
+
+
+def from_hub(
+    source: str, patterns: Sequence[str], complete: Callable[[Path], bool], *, extra: str, holds: str = ""
+) -> Path:
+    """The folder of a hub id in the local cache, fetched when it is not there yet.
+
+    Args:
+        patterns: files to fetch.
+        complete: whether a folder holds what is needed: offline, the client gives a cached one whatever it holds.
+        extra: of this package, which installs the client.
+        holds: what a local folder would hold, for the message.
+
+    Raises:
+        ConfigError: for what is no hub id, or when the hub cannot be had.
+    """
     if not _HUB_ID.fullmatch(source):
-        raise ConfigError(
-            f"{source}: no such folder; give one with {CONFIG} and {WEIGHTS}, or a hub id like owner/name"
-        )
+        raise ConfigError(f"{source or 'no source'}: no such folder; give one{holds}, or a hub id like owner/name")
     try:
         from huggingface_hub import constants, snapshot_download
     except ImportError as error:
-        raise ConfigError(f'{source}: no such folder, and a hub id needs pip install "tok4d[siglip]"') from error
-    wanted = [CONFIG, *([WEIGHTS, INDEX, "model-*.safetensors"] if weights else []), *also]
+        raise ConfigError(f'{source}: no such folder, and a hub id needs pip install "tok4d[{extra}]"') from error
     try:
-        found = Path(snapshot_download(source, allow_patterns=wanted))
-        problem = "" if _complete(found, weights) else "the copy in the cache is not complete"
+        found = Path(snapshot_download(source, allow_patterns=list(patterns)))
+        problem = "" if complete(found) else "the copy in the cache is not complete"
     except Exception as error:  # the client's own errors, its transport's, the system's
         problem = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     if problem:
@@ -59,7 +75,6 @@ def locate(source: str, *, weights: bool = True, also: Sequence[str] = ()) -> Pa
 
 
 def _complete(folder: Path, weights: bool) -> bool:
-    """Offline, the client gives a cached folder whatever it holds."""
     has_weights = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
     return (folder / CONFIG).is_file() and (has_weights or not weights)
 
