@@ -185,6 +185,19 @@ def test_stage_names_are_safe_in_paths():
             Curriculum(order=[name], stages={name: stage}).check()
 
 
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("image/folder", {"path": False}, "source image/folder: path must be of type str, got False"),
+        ("image/shapes", {"count": "many"}, "source image/shapes: count must be of type int, got 'many'"),
+        ("image/shapes", {"count": True}, "source image/shapes: count must be of type int, got True"),
+    ],
+)
+def test_options_of_another_type_are_refused_by_name(source, options, message):
+    with pytest.raises(ConfigError, match=message):
+        build_source(TaskConfig(source=source, options=options))
+
+
 def test_build_source_fills_in_the_modality():
     source = build_source(TaskConfig(source="image/shapes", options={"count": 10, "side": 8}))
     assert (source.modality, len(source)) == ("image", 10)
