@@ -10,7 +10,7 @@ sum 0 or 1 (`is a clip`), the third exchanges scores. Decoder: the first block m
 exchanges. A pair of neurons passes a value x whole when a large amount is added to both its signs, since gelu is the
 identity there: (x + m) - (-x + m) = 2 x, and not at all when it is subtracted, since gelu vanishes there. Neither
 depends on the exact amount, so that training may disturb the switch a little; the neurons themselves should move slowly
-(`optimizer.slow`).
+(`optimizer.slow`), and so should the attention before them, which writes where they read.
 
 S = signal channels of the stream, L = latent channels, J = L - 1 exchanged scores, P = values of a frame, F = frames of
 a patch.
@@ -37,7 +37,7 @@ LOUD = 1.0  # probes, their sum and the switch, beside the leading score: more t
 PROBES = 6  # averages that are all zero only where frames 1 to F - 1 are blank
 SHARP = 100.0  # of the absolute value of a probe
 FULL = 10.0  # width of the step from 0 to 1, in the argument of gelu
-STEEP, MIDDLE = (400.0, 40.0), (0.03, 0.5)  # of that step, in encoder and decoder: there it is a latent already
+STEEP, MIDDLE = (400.0, 40.0), (0.06, 0.5)  # of that step, in encoder and decoder: there it is a latent already
 ROOM, MARGIN = 1.5, 6.0  # a pair adds or subtracts the largest value seen, times ROOM, and MARGIN
 
 
