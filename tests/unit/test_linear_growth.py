@@ -137,10 +137,10 @@ def test_a_disturbed_switch_still_chooses_one_basis():
 
 @torch.no_grad()
 def test_grey_clips_are_clips():
-    """Patches near the middle of the range are told from blank frames too; flat white sockets once were not."""
+    """Patches four levels of 255 from the middle grey are told from blank frames; flat white sockets once were not."""
     model = grown(PICTURES)
     add_clips(model, PICTURES, CLIPS, STILLS, MOVING, BEFORE)
-    grey = torch.full((4, 144), 0.02) * torch.tensor([[1.0], [-1.0], [2.0], [-4.0]])
+    grey = torch.full((4, 144), 0.03) * torch.tensor([[1.0], [-1.0], [2.0], [-4.0]])
     assert float((model.encode(tokens_of(grey)).posterior.mean[:, -1] - 1).abs().max()) < 0.1
 
 

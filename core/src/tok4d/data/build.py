@@ -10,7 +10,6 @@ from tok4d.data.source import Source
 from tok4d.errors import ConfigError, unknown_name
 from tok4d.plugins.registry import source_factory
 
-
 # What the options' plain types take; others (lists, optional values) the source checks itself.
 _PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 
