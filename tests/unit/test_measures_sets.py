@@ -222,6 +222,20 @@ def test_features_of_mixed_sizes_keep_their_order() -> None:
     assert [round(float(x), 6) for x in found] == [0, 0.1, 0.2, 0.3, 0.4]
 
 
+def test_large_pictures_go_through_a_network_few_at_a_time() -> None:
+    seen = []
+
+    def call(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return x.flatten(1).mean(1)
+
+    found = base.by_size([(torch.arange(5.0).view(5, 1, 1, 1).expand(5, 3, 512, 512),)], call)
+    assert seen == [4, 1], "four of 512 px are as many values as sixteen of 256"
+    assert found[0].tolist() == [0, 1, 2, 3, 4]
+    base.by_size([(torch.zeros(2, 3, 1024, 2048),)], call)
+    assert seen[2:] == [1, 1], "one is the least"
+
+
 def test_wrong_uses_are_refused() -> None:
     with pytest.raises(ConfigError, match="groups 3 must be even"):
         FrechetDistance(groups=3)

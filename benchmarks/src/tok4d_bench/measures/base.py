@@ -22,6 +22,7 @@ from tok4d_bench.statistics.blocks import column
 from tok4d_bench.statistics.bootstrap import REPLICATES, SEED, mean, mean_error
 
 AT_ONCE = 16  # pictures of one size that a network sees together
+MAX_VALUES = AT_ONCE * 3 * 256 * 256  # of them: sixteen frames of 720p took 19 GB
 RANGE = "[-1, 1], clamped"
 BOOTSTRAP = f"bootstrap {REPLICATES}, seed {SEED}"
 
@@ -128,7 +129,7 @@ def by_size(
         rows: of every item, the arguments of `call`, equal in their first axis.
         call: gives one row for each row of its arguments.
         device: where they are taken for it.
-        at_once: rows of one call at most.
+        at_once: rows of one call at most; fewer where they are large, so that clips of many frames need no more memory.
     """
     sizes: dict[tuple[torch.Size, ...], list[int]] = {}
     for index, row in enumerate(rows):
@@ -136,7 +137,8 @@ def by_size(
     found: dict[int, Tensor] = {}
     for members in sizes.values():
         joined = [torch.cat(parts).to(device) for parts in zip(*(rows[i] for i in members), strict=True)]
-        answers = torch.cat([call(*few) for few in zip(*(part.split(at_once) for part in joined), strict=True)]).cpu()
+        few = min(at_once, max(1, MAX_VALUES // max(1, joined[0][0].numel())))
+        answers = torch.cat([call(*parts) for parts in zip(*(part.split(few) for part in joined), strict=True)]).cpu()
         lengths = [len(rows[i][0]) for i in members]
         found |= dict(zip(members, answers.split(lengths), strict=True))
     return [found[index] for index in range(len(rows))]
