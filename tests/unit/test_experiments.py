@@ -75,6 +75,7 @@ def test_held_out_tasks_have_nouns_that_training_never_sees(whole):
     tasks = held_out(whole)
     assert {"unseen_picture", "unseen_turn", "unseen_asset"} <= set(tasks)
     assert "unseen_photo" not in tasks
+    assert set(held_out(whole, "images")) == {"picture", "photo", "unseen_picture"}, "what a stage has not met is left"
     assert tasks["unseen_turn"].options["classes"] == UNSEEN
     assert not seen & set(UNSEEN)
 

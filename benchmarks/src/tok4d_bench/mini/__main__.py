@@ -53,7 +53,7 @@ def run_variant(curriculum: Curriculum, name: str, out: Path) -> dict[str, Any]:
     stages = {}
     for stage in config.order:
         say(f"measuring {out.name} after {stage}")
-        stages[stage] = measure(out / "stages" / stage, config)
+        stages[stage] = measure(out / "stages" / stage, config, stage)
     found = {
         "steps": {stage: config.stages[stage].steps for stage in config.order},
         "cpu_seconds": round(seconds),

@@ -33,9 +33,9 @@ PATCH = (4, 16, 16)
 RESTORING = ("l1", "l2")
 
 
-def held_out(curriculum: Curriculum) -> dict[str, TaskConfig]:
-    """Validation tasks of the last stage, and those of furniture again with the nouns that training never saw."""
-    tasks = dict(curriculum.stages[curriculum.order[-1]].validation)
+def held_out(curriculum: Curriculum, stage: str = "") -> dict[str, TaskConfig]:
+    """Validation tasks of a stage (the last), and those of furniture again with the nouns that training never saw."""
+    tasks = dict(curriculum.stages[stage or curriculum.order[-1]].validation)
     for name, task in list(tasks.items()):
         if "classes" in task.options:
             unseen = deepcopy(task)
@@ -45,10 +45,10 @@ def held_out(curriculum: Curriculum) -> dict[str, TaskConfig]:
 
 
 @torch.no_grad()
-def measure(folder: Path, curriculum: Curriculum) -> dict[str, Any]:
-    """Per-sample metrics `{task: {metric: {key: value}}}` and figures of a model folder."""
+def measure(folder: Path, curriculum: Curriculum, stage: str) -> dict[str, Any]:
+    """Per-sample metrics `{task: {metric: {key: value}}}` and figures of a model folder, on what a stage validates."""
     model = Tokenizer.from_pretrained(folder)
-    tasks = held_out(curriculum)
+    tasks = held_out(curriculum, stage)
     text = model.config.text
     alignment = None if text is None else Alignment(text, model.embedding_width, tasks)
     batches = validation_batches(tasks, model.patch_size, inputs=model.config.inputs)
