@@ -107,12 +107,17 @@ def test_killed_runs_continue_to_the_same_bits(server, whole, tmp_path, workers)
     assert not list((out / "checkpoints").glob(".*"))
 
 
+def interrupted(server, out: Path) -> tuple[int, str]:
+    """A run that gets Ctrl-C after its sixth step."""
+    command = server.start(*train(out))
+    command.signal_when(signal.SIGINT, lambda: last_step(out) >= 6)
+    return command.wait()
+
+
 def test_ctrl_c_exits_130_and_the_run_continues(server, whole, tmp_path):
     for attempt in range(3):  # on a busy machine a run may end before this process is there to interrupt it
         out = tmp_path / f"run{attempt}"
-        command = server.start(*train(out))
-        command.signal_when(signal.SIGINT, lambda: last_step(out) >= 6)  # noqa: B023
-        code, said = command.wait()
+        code, said = interrupted(server, out)
         if code != 0:
             break
     assert code == 130, said

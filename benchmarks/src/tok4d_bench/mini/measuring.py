@@ -22,6 +22,7 @@ from tok4d.model.pca import PatchPCA
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.training.alignment import Alignment
+from tok4d.training.check import task_objective
 from tok4d.training.evaluate import Scores, evaluate, pca_reconstructor, reconstructor, score
 from tok4d.training.module import targets, unpatchify
 from tok4d.training.start import fit_pca, patches_of
@@ -30,7 +31,6 @@ UNSEEN = ["sofa", "vehicle", "tree", "cup"]  # nouns that no training task of `m
 SPLATS = {"scale": (0.3, 0.4, 0.5, 0.6), "opacity": (0.7, 0.95)}  # in voxel sides; the best on training objects counts
 FITTED_ON = 24  # training objects
 PATCH = (4, 16, 16)
-RESTORING = ("l1", "l2")
 
 
 def held_out(curriculum: Curriculum, stage: str = "") -> dict[str, TaskConfig]:
@@ -96,6 +96,7 @@ def floors(curriculum: Curriculum, channels: int) -> dict[str, Any]:
     """
     samples: dict[str, dict[str, dict[str, float]]] = {}
     own: dict[str, dict[str, dict[str, float]]] = {}
+    together: dict[str, PatchPCA] = {}  # by modality
     last = curriculum.stages[curriculum.order[-1]]
     for name, task in last.validation.items():
         if task.source.startswith("mesh3d/"):
@@ -104,8 +105,10 @@ def floors(curriculum: Curriculum, channels: int) -> dict[str, Any]:
         batches = list(validation_batches({name: task}, PATCH))
         pca = fit_pca(last.tasks[name], PATCH, curriculum.init_samples, curriculum.seed)
         own[name] = by_task(score(batches, pca_reconstructor(pca, channels)))[name]
-        together = PatchPCA.fit(patches_of(restored_as(curriculum, task.source.partition("/")[0]), PATCH, curriculum))
-        samples[name] = by_task(score(batches, pca_reconstructor(together, channels)))[name]
+        host = task.source.partition("/")[0]
+        if host not in together:
+            together[host] = PatchPCA.fit(patches_of(restored_as(curriculum, host), PATCH, curriculum))
+        samples[name] = by_task(score(batches, pca_reconstructor(together[host], channels)))[name]
     return {"samples": samples, "own": own}
 
 
@@ -115,7 +118,7 @@ def restored_as(curriculum: Curriculum, host: str) -> list[TaskConfig]:
         found = [
             task
             for task in curriculum.stages[key].tasks.values()
-            if task.source.startswith(f"{host}/") and set(task.losses) & set(RESTORING)
+            if task.source.startswith(f"{host}/") and task_objective(task).restores
         ]
         if found:
             return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from tok4d import __version__
 from tok4d_bench.compare.markdown import direction, figure, notes, spread_word
@@ -33,7 +33,7 @@ def _render(name: str, **parts: Any) -> str:
 @cache
 def _templates() -> Environment:
     found = Environment(
-        loader=PackageLoader("tok4d_bench.report"),
+        loader=ChoiceLoader([PackageLoader("tok4d_bench.report"), PackageLoader("tok4d.demo")]),  # together.html
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
