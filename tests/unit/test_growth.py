@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,13 +13,14 @@ from tok4d.model.tokenizer import Tokenizer
 from tok4d.patches import patchify, unpatchify
 from tok4d.testing.models import tiny_tokenizer
 from tok4d.tokens import TokenSet
-from tok4d.training.grow import Learned, latent_scale, level_gain, quantize, widen
+from tok4d.training.discrete import Entry
+from tok4d.training.grow import Learned, quantize, widen
 from tok4d.training.optim import AveragedWeights
 from tok4d.weights.growth import (
-    amplified,
     enter_fsq,
     grow_latent,
     new_rows,
+    reordered,
     repeat_first_frame,
     rescaled,
     widened,
@@ -152,39 +152,45 @@ def test_averages_and_moments_grow_with_the_weights():
 def test_moments_follow_the_scale_as_gradients_do():
     """The gradient of w / s is s times that of w, and of w * s one s-th: moments after entering FSQ are such."""
     before = trained()
-    scale = torch.tensor([2.0, 4, 8, 0.5, 1, 16])
-    after = quantize(before, FSQConfig(groups=1, levels=[4] * 6), scale)
-    plain = enter_fsq(before.model, FSQConfig(groups=1, levels=[4] * 6), scale)
+    scale, order, gain = torch.tensor([2.0, 4, 8, 0.5, 1, 16]), torch.tensor([3, 0, 1, 5, 4, 2]), torch.ones(6)
+    quantizer = FSQConfig(groups=1, levels=[4] * 6)
+    after = quantize(before, quantizer, Entry(order, scale, gain))
+    plain = quantize(Learned(before.model), quantizer, Entry(order, scale, gain)).model
     plain.quantizer = None
+    torch.testing.assert_close(restored(plain), restored(before.model), rtol=1e-4, atol=1e-5)
     for model in (before.model, plain):
         restored(model).square().sum().backward()
     for name in ("proj.weight", "decoder.input_layer.weight"):
         old, new = (dict(model.named_parameters())[name].grad for model in (before.model, plain))
+        old = reordered(name, old, order)
         expected = {"exp_avg": rescaled(name, old, scale, -1), "exp_avg_sq": rescaled(name, old**2, scale, -2)}
         assert torch.allclose(new, expected["exp_avg"], rtol=1e-3, atol=1e-5)
         assert torch.allclose(new**2, expected["exp_avg_sq"], rtol=2e-3, atol=1e-5)
         for key, power in (("exp_avg", -1), ("exp_avg_sq", -2)):
             full = f"{name}/{key}"
-            assert torch.equal(after.moments[full], rescaled(name, trained().moments[full], scale, power))
+            assert torch.equal(
+                after.moments[full], rescaled(name, reordered(name, trained().moments[full], order), scale, power)
+            )
     assert after.model.config.quantizer.groups == 1
 
 
-def test_the_scale_of_no_latents_is_harmless():
-    assert latent_scale(tiny_tokenizer(PATCH, latent=6), iter(())).tolist() == pytest.approx([1e-6] * 6)
+def test_reordering_by_hand():
+    proj = torch.tensor([[1.0], [2], [3], [4]])
+    order = torch.tensor([1, 0])
+    assert reordered("proj.weight", proj, order)[:, 0].tolist() == [2, 1, 4, 3]
+    assert reordered("decoder.input_layer.weight", torch.tensor([[5.0, 6]]), order).tolist() == [[6, 5]]
+    assert reordered("latent_mean", torch.tensor([7.0, 8]), order).tolist() == [8, 7]
+    assert reordered("encoder.input_layer.weight", proj, order) is proj
 
 
-@torch.no_grad()
-def test_the_decoder_reads_codes_as_large_as_what_they_stand_for():
-    torch.manual_seed(0)
-    model = tiny_tokenizer(PATCH, latent=6, quantizer={"groups": 1, "levels": [4] * 6}).eval()
-    model.proj.weight.mul_(30)
-    batch = SimpleNamespace(tokens=picture())
-    gain = level_gain(model, iter([batch]))
-    encoded = model.encode(picture(), pool=False)
-    z, codes = encoded.posterior.mean, model.quantize(encoded).values
-    wanted = (z * codes).sum(0) / codes.square().sum(0)
-    torch.testing.assert_close(gain, wanted.clamp(0.1, 10.0), rtol=1e-4, atol=1e-5)
-    assert float((z - gain * codes).square().mean()) <= float((z - codes).square().mean())
-    weight = model.decoder.input_layer.weight
-    torch.testing.assert_close(amplified("decoder.input_layer.weight", weight, gain), weight * gain)
-    assert amplified("proj.weight", model.proj.weight, gain) is model.proj.weight
+def test_the_gain_is_the_decoders_alone():
+    before, scale = trained(), torch.tensor([2.0, 4, 8, 0.5, 1, 16])
+    ones, order = torch.ones(6), torch.arange(6)
+    after = quantize(before, FSQConfig(groups=1, levels=[4] * 6), Entry(order, ones, scale))
+    old = trained()
+    for values in (dict(after.model.named_parameters()), after.ema.values):
+        assert values.keys() >= {"proj.weight"}
+    name = "decoder.input_layer.weight"
+    assert torch.equal(after.model.state_dict()[name], old.model.state_dict()[name] * scale)
+    assert torch.equal(after.model.state_dict()["proj.weight"], old.model.state_dict()["proj.weight"])
+    assert torch.equal(after.moments[f"{name}/exp_avg"], old.moments[f"{name}/exp_avg"] / scale)

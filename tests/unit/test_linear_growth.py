@@ -168,6 +168,22 @@ def test_what_was_trained_stays_for_pictures():
     assert error(through(after, moving), moving) < floor + 0.1
 
 
+@torch.no_grad()
+def test_what_pictures_taught_the_decoder_is_silent_for_clips():
+    """It answers to pictures' scores; a clip would get detail of a picture that is not there."""
+    model = grown(PICTURES)
+    for block in model.decoder.blocks:
+        last = block.mlp.mlp[2]
+        last.weight.copy_(0.5 * torch.randn(last.weight.shape, generator=torch.Generator().manual_seed(6)))
+    still, moving = picture(frames(100, 2)), clips(100, 5)
+    before = through(model, still)[:, :48]
+    wanted = PICTURES.reconstruct(tokens_of(still), AFTER).feats[:, :48]
+    assert error(before, wanted) > 0.02, "pictures are restored with what was taught"
+    add_clips(model, PICTURES, CLIPS, STILLS, MOVING, BEFORE)
+    assert error(through(model, still)[:, :48], before) < 0.5 * error(before, wanted)
+    assert error(through(model, moving), CLIPS.reconstruct(tokens_of(moving), AFTER - 1).feats) < 2e-3
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from tok4d.config.loader import load_preset
@@ -17,6 +16,7 @@ from tok4d.data.batches import Batch, StageBatches
 from tok4d.errors import ConfigError
 from tok4d.model.pca import PatchPCA
 from tok4d.model.tokenizer import Tokenizer
+from tok4d.training.discrete import Entry, measure_entry
 from tok4d.training.optim import AveragedWeights
 from tok4d.training.start import patches_of, sample_patches
 from tok4d.weights.growth import (
@@ -24,6 +24,7 @@ from tok4d.weights.growth import (
     discrete_config,
     new_rows,
     rebuilt,
+    reordered,
     repeat_first_frame,
     rescaled,
     widened,
@@ -70,19 +71,10 @@ def begin_stage(curriculum: Curriculum, name: str, learned: Learned) -> Learned:
     if stage.grow != "random":
         _fill(curriculum, stage, learned, before)
     if stage.quantizer is not None:
-        scale = torch.ones(learned.model.config.latent)
-        if learned.model.quantizer is None:
-            scale = latent_scale(learned.averaged(), first_batches(curriculum, name, learned.model))
-        entering = learned.model.quantizer is None
-        learned = quantize(learned, stage.quantizer, scale)
-        if entering:
-            gain = level_gain(learned.averaged(), first_batches(curriculum, name, learned.model))
-            learned = _changed(
-                learned,
-                learned.model.config,
-                lambda key, value: amplified(key, value, gain),
-                lambda key, value, kind: amplified(key, value, gain, POWERS[kind]),
-            )
+        if learned.model.quantizer is not None:
+            return quantize(learned, stage.quantizer)
+        batches = first_batches(curriculum, name, learned.model)
+        return quantize(learned, stage.quantizer, measure_entry(learned.averaged(), stage.quantizer, batches))
     return learned
 
 
@@ -123,14 +115,23 @@ def widen(learned: Learned, latent: int, seed: int) -> Learned:
     )
 
 
-def quantize(learned: Learned, quantizer: FSQConfig, scale: Tensor) -> Learned:
-    """FSQ, with a scale of the latents `[L]` folded into the layers around it."""
+def quantize(learned: Learned, quantizer: FSQConfig, entry: Entry | None = None) -> Learned:
+    """FSQ, with an order, scale and gain of the latents folded into the layers around it."""
+    config = discrete_config(learned.model.config, quantizer)
+    if entry is None:
+        return _changed(learned, config, lambda _, value: value, lambda _, value, __: value)
     return _changed(
         learned,
-        discrete_config(learned.model.config, quantizer),
-        lambda name, value: rescaled(name, value, scale),
-        lambda name, value, key: rescaled(name, value, scale, POWERS[key]),
+        config,
+        lambda name, value: entered(name, value, entry),
+        lambda name, value, key: entered(name, value, entry, POWERS[key]),
     )
+
+
+def entered(name: str, value: Tensor, entry: Entry, power: int = 1) -> Tensor:
+    """A tensor of a model whose latents become codes; `power` as in `rescaled`."""
+    value = rescaled(name, reordered(name, value, entry.order), entry.scale, power)
+    return amplified(name, value, entry.gain, power)
 
 
 def _changed(
@@ -152,45 +153,24 @@ def _changed(
 
 
 def first_batches(curriculum: Curriculum, name: str, model: Tokenizer) -> Iterator[Batch]:
-    """The first batches of a stage, of all processes together: up to 8 steps, or 200,000 tokens."""
+    """The first batches of a stage, of all processes together: 8 steps, then the first one of every task not seen yet.
+
+    No more than 200,000 tokens.
+    """
     stage = curriculum.stages[name]
     batches = StageBatches(stage, name, curriculum.seed, model.patch_size, inputs=model.config.inputs)
-    total = 0
-    for index in range(min(LATENT_BATCHES, stage.steps) * batches.parts):
-        if total >= MAX_TOKENS:
+    total, seen = 0, set[str]()
+    for step in range(stage.steps):
+        task = batches.schedule.task(step)
+        if total >= MAX_TOKENS or (step >= LATENT_BATCHES and len(seen) == len(stage.tasks)):
             return
-        batch = batches[index]
-        total += batch.tokens.num_tokens
-        yield batch
-
-
-@torch.no_grad()
-def latent_scale(model: Tokenizer, batches: Iterator[Batch]) -> Tensor:
-    """Root mean square of every latent channel's posterior mean, `[L]`.
-
-    About zero and not about the mean, since the mean stays: tanh sees both.
-    """
-    total, count = torch.zeros(model.config.latent, dtype=torch.float64), 0
-    for batch in batches:
-        mean = model.encode(batch.tokens, pool=False).posterior.mean
-        total += mean.double().square().sum(0)
-        count += len(mean)
-    return (total / max(1, count)).sqrt().clamp_min(1e-6).float()
-
-
-@torch.no_grad()
-def level_gain(model: Tokenizer, batches: Iterator[Batch]) -> Tensor:
-    """By how much every channel's codes fall short of what they stand for, `[L]`: least squares over posterior means.
-
-    FSQ bends and bounds a value, so that its codes are smaller; the decoder expects the value.
-    """
-    products, squares = (torch.zeros(model.config.latent, dtype=torch.float64) for _ in range(2))
-    for batch in batches:
-        encoded = model.encode(batch.tokens, pool=False)
-        codes = model.quantize(encoded).values.double()
-        products += (codes * encoded.posterior.mean.double()).sum(0)
-        squares += codes.square().sum(0)
-    return (products / squares.clamp_min(1e-6)).clamp(0.1, 10.0).float()
+        if step >= LATENT_BATCHES and task in seen:
+            continue
+        seen.add(task)
+        for part in range(batches.parts):
+            batch = batches[step * batches.parts + part]
+            total += batch.tokens.num_tokens
+            yield batch
 
 
 def _fill(curriculum: Curriculum, stage: StageConfig, learned: Learned, before: int) -> None:

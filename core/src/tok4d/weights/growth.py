@@ -64,6 +64,16 @@ def widened(name: str, value: Tensor, before: int, after: int, rows: Tensor | No
     return value
 
 
+def reordered(name: str, value: Tensor, order: Tensor) -> Tensor:
+    """A tensor of a model whose latent channel i is `order[i]` of the old one, `[L]`; what it restores stays."""
+    if name == PROJ:
+        mean, logvar = value.chunk(2)
+        return torch.cat([mean[order], logvar[order]])
+    if name == DECODER_IN:
+        return value[:, order]
+    return value[order] if name in ("latent_mean", "latent_std") else value
+
+
 def rescaled(name: str, value: Tensor, scale: Tensor, power: int = 1) -> Tensor:
     """A tensor of a model whose posterior means are divided by `scale` `[L]`, and multiplied again by the decoder.
 

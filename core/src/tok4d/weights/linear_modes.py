@@ -38,6 +38,8 @@ PROBES = 6  # averages that are all zero only where frames 1 to F - 1 are blank
 SHARP = 100.0  # of the absolute value of a probe
 FULL = 10.0  # width of the step from 0 to 1, in the argument of gelu
 STEEP, MIDDLE = (400.0, 40.0), (0.06, 0.5)  # of that step, in encoder and decoder: there it is a latent already
+FRESH = 0.25  # of the neurons that pictures used least begin anew, for clips
+QUIET = 10.0  # what the others lose in the argument of gelu where there is a clip
 ROOM, MARGIN = 1.5, 6.0  # a pair adds or subtracts the largest value seen, times ROOM, and MARGIN
 
 
@@ -154,6 +156,9 @@ def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> N
         value = blocks[1].reads(old, 1 / float(plan.deviations[j]))
         written = (new_j * deviations[j] - old * plan.deviations[j]) * scale
         blocks[1].pair(value, (columns.switch, loud), float(amounts[j]), written)
+    blocks[0].quiet(columns.total, loud)
+    for neurons in blocks[1:]:
+        neurons.quiet(columns.switch, loud)
     out = decoder.out_layer.weight
     wanted = torch.zeros(len(out), spare.shape[1])
     wanted[: len(clips.mean), :count] = clips.components[:, :count] / scale
@@ -252,3 +257,9 @@ class _Neurons:
         opening = self.reads(column, 2 * amount, loud)
         self.add(value + opening, -amount, written / 2)
         self.add(-value + opening, -amount, -written / 2)
+
+    def quiet(self, column: Tensor, loud: float) -> None:
+        """Silence what pictures taught where a column is 1; a part of the neurons begins anew and serves both."""
+        fresh = int(FRESH * len(self.free))
+        self.last.weight[:, self.free[:fresh]] = 0
+        self.first.weight[self.free[fresh:], CONSTANTS:] -= self.reads(column, QUIET, loud)
