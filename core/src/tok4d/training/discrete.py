@@ -113,13 +113,14 @@ def level_gain(means: Tensor, quantizer: FSQConfig) -> Tensor:
 
     FSQ bends and bounds a value, so that its codes are smaller; the decoder expects the value.
     """
-    codes = FSQ(quantizer)(means)[0].double()
+    codes: Tensor = FSQ(quantizer)(means)[0].double()
     products = (codes * means.double()).sum(0)
     return (products / codes.square().sum(0).clamp_min(1e-6)).clamp(0.05, 20.0).float()
 
 
 def _lost(means: Tensor, quantizer: FSQConfig) -> Tensor:
     """The share of every channel's squares `[L]` that its codes, times the best gain, do not tell."""
-    codes, z = FSQ(quantizer)(means)[0].double(), means.double()
+    codes: Tensor = FSQ(quantizer)(means)[0].double()
+    z = means.double()
     told = (codes * z).sum(0).square() / codes.square().sum(0).clamp_min(1e-12)
     return (1 - told / z.square().sum(0).clamp_min(1e-12)).float()

@@ -6,11 +6,12 @@ neurons tell the two apart and choose the basis, so that pictures begin at their
 L - 1 components; the last channel says which it is. Everything else of the model stays as it was trained.
 
 Encoder: the first block's MLP takes absolute values of simple averages over frames 1 to F - 1, the second makes their
-sum 0 or 1 (`is a clip`), the third exchanges scores. Decoder: the first block makes the last channel 0 or 1, the second
-exchanges. A pair of neurons passes a value x whole when a large amount is added to both its signs, since gelu is the
-identity there: (x + m) - (-x + m) = 2 x, and not at all when it is subtracted, since gelu vanishes there. Neither
-depends on the exact amount, so that training may disturb the switch a little; the neurons themselves should move slowly
-(`optimizer.slow`), and so should the attention before them, which writes where they read.
+sum 0 or 1 (`is a clip`), the third exchanges scores. Decoder: the first block exchanges by the last channel, before the
+attention of later blocks reads; what pictures taught its MLPs is silent for clips, since detail of a picture that is
+not there cost 0.1 dB. A pair of neurons passes a value x whole when a large amount is added to both its signs, since
+gelu is the identity there: (x + m) - (-x + m) = 2 x, and not at all when it is subtracted, since gelu vanishes there.
+Neither depends on the exact amount, so that training may disturb the switch a little; the neurons themselves should
+move slowly (`optimizer.slow`), and so should the attention before them, which writes where they read.
 
 S = signal channels of the stream, L = latent channels, J = L - 1 exchanged scores, P = values of a frame, F = frames of
 a patch.
@@ -84,12 +85,12 @@ def add_clips(
             f"values, that of clips {len(clips.mean)}, a patch {frames} frames"
         )
     needed = 2 * count + PROBES + 2
-    for article, name, stack, blocks in (("an", "encoder", model.encoder, 3), ("a", "decoder", model.decoder, 2)):
+    for article, name, stack, blocks in (("an", "encoder", model.encoder, 3), ("a", "decoder", model.decoder, 1)):
         plan = plan_of(pictures, stack.input_layer.out_features, before)
         neurons = mlp_ends(stack.blocks[0])[0].out_features
         if len(stack.blocks) < blocks or min(len(plan.deviations), neurons) < needed:
             raise ConfigError(
-                f"a basis for clips needs {article} {name} of at least {blocks} blocks, "
+                f"a basis for clips needs {article} {name} of {blocks} or more blocks, "
                 f"{needed + CONSTANTS + 1} channels and {needed} neurons"
             )
     encoder, decoder = (plan_of(pictures, s.input_layer.out_features, before) for s in (model.encoder, model.decoder))
@@ -153,9 +154,9 @@ def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> N
     _step(blocks[0], columns, STEEP[1], MIDDLE[1], loud)
     for j in range(count):
         old, new_j = columns.old[:, j : j + 1], columns.new[:, j : j + 1]
-        value = blocks[1].reads(old, 1 / float(plan.deviations[j]))
+        value = blocks[0].reads(old, 1 / float(plan.deviations[j]))
         written = (new_j * deviations[j] - old * plan.deviations[j]) * scale
-        blocks[1].pair(value, (columns.switch, loud), float(amounts[j]), written)
+        blocks[0].pair(value, (columns.total, loud), float(amounts[j]), written)
     blocks[0].quiet(columns.total, loud)
     for neurons in blocks[1:]:
         neurons.quiet(columns.switch, loud)
