@@ -21,7 +21,7 @@ from loss_inputs import HashTower, SmallTrunk, encoded, image, noise
 
 from tok4d.config.schema import TextConfig
 from tok4d.losses import CodeStatistics, Objective
-from tok4d.losses.gather import gather
+from tok4d.losses.gather import gather, standing_by
 from tok4d.model.text_head import TextHead
 from tok4d.weights.folder import write_tensors
 
@@ -75,7 +75,7 @@ def outcome(rank: int, world: int) -> dict[str, Tensor]:
     return found | _gathered(rank, world) | _codes(rank, world)
 
 
-def _one(config: dict[str, Any], chosen: Sequence[int], world: int) -> dict[str, Tensor]:
+def _one(config: dict[str, Any], chosen: Sequence[int], world: int, share: float = 1.0) -> dict[str, Tensor]:
     """Of a model with one weight for pictures, one for features, and a text head."""
     gain = torch.tensor(0.7, requires_grad=True)
     turn = noise(6, 6, seed=50).requires_grad_()
@@ -86,7 +86,7 @@ def _one(config: dict[str, Any], chosen: Sequence[int], world: int) -> dict[str,
     made = encoded(len(chosen), pooled, head)
     made.posterior.mean[:] = torch.tensor(chosen)[:, None] / 3
     loss = Objective.from_config(config)(target, got, made).total + 0 * (gain + turn.sum())
-    loss.backward()
+    (loss * share).backward()
     parts = {"value": loss.detach(), "gain": gain.grad, "turn": turn.grad}
     parts |= {"log_scale": head.log_scale.grad, "bias": head.bias.grad}
     return {key: _mean(part, world) for key, part in parts.items() if part is not None}
@@ -110,6 +110,10 @@ def _gathered(rank: int, world: int) -> dict[str, Tensor]:
         weights = noise(5, 3, seed=61) * (rank + 1 if world > 1 else 3)  # 1 + 2 of both processes together
         (every * weights).sum().backward()
         found |= {f"{name}/rows": every.detach(), f"{name}/gradient": gather(own.grad)}
+    with standing_by(rank == 1):
+        found["standing by"] = gather(torch.arange(3) if rank == 0 else torch.tensor([7]))
+    with standing_by(rank == 1):  # the second process has a sample of the first, and counts it not at all
+        found["one share"] = _one(CONFIGS["sigmoid"], [0, 1, 2] if rank == 0 else [0], world, float(rank == 0))["turn"]
     found["numbers"] = gather(torch.arange(3 * rank, 3 * rank + 3) if world > 1 else torch.arange(6))
     return found
 

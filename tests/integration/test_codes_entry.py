@@ -11,7 +11,9 @@ from tok4d_bench import codes_entry
 
 def test_uneven_levels_lose_less_of_a_linear_start(tmp_path, monkeypatch, capsys):
     image = "image: {source: image/shapes, batch: 4, options: {split: OF, count: 64, side: 64}}"
-    kept = [f"stages.codes.{key}={{{image.replace('OF', of)}}}" for key, of in (("tasks", "train"), ("validation", "val"))]
+    kept = [
+        f"stages.codes.{key}={{{image.replace('OF', of)}}}" for key, of in (("tasks", "train"), ("validation", "val"))
+    ]
     overrides = ["model.overrides.latent=48", *kept]
     fresh_model(load_curriculum("smoke", overrides)).save_pretrained(tmp_path / "model")
     out = tmp_path / "codes.json"

@@ -81,6 +81,12 @@ def test_gather(both: list[dict[str, Tensor]], alone: dict[str, Tensor], name: s
         assert found["numbers"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_process_that_stands_by_adds_no_caption(both: list[dict[str, Tensor]], alone: dict[str, Tensor]) -> None:
+    for found in both:
+        assert found["standing by"].tolist() == [0, 1, 2]
+        torch.testing.assert_close(2 * found["one share"], alone["one share"], rtol=1e-6, atol=1e-6)
+
+
 def test_statistics_of_codes_add_up(both: list[dict[str, Tensor]], alone: dict[str, Tensor]) -> None:
     for found in both:
         assert torch.equal(found["codes"], alone["codes"])

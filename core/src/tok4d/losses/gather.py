@@ -5,6 +5,9 @@ n = rows of this process, N = rows of all.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -12,6 +15,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tok4d.errors import Tok4dError
+
+_standing_by: ContextVar[bool] = ContextVar("tok4d_losses_standing_by", default=False)
+
+
+@contextmanager
+def standing_by(whether: bool) -> Iterator[None]:
+    """Where this process has only a sample that another has too (`Batch.share` is 0), its rows are nobody's.
+
+    `gather` still exchanges, and gives what the others have.
+    """
+    token = _standing_by.set(whether)
+    try:
+        yield
+    finally:
+        _standing_by.reset(token)
 
 
 def processes() -> int:
@@ -34,7 +52,7 @@ def gather(rows: Tensor) -> Tensor:
         raise Tok4dError("gather takes a tensor of rows [n, ...], got a scalar")
     if processes() == 1:
         return rows
-    gathered: Tensor = _Gather.apply(rows)
+    gathered: Tensor = _Gather.apply(rows[:0] if _standing_by.get() else rows)
     return gathered
 
 

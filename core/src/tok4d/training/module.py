@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tok4d.config.schema import StageConfig
 from tok4d.data.batches import Batch
 from tok4d.errors import Tok4dError
+from tok4d.losses.gather import standing_by
 from tok4d.losses.objective import Loss
 from tok4d.modality import Sample
 from tok4d.model.bottleneck import Encoded
@@ -55,11 +56,13 @@ class StageLoss(nn.Module):
         used = channels_in_use(batch.tokens)
         encoded = self.tokenizer.encode(batch.tokens, pool=objective.pools, channels=used)
         if not objective.restores:
-            return objective(target, target, encoded), encoded
+            with standing_by(not batch.share):
+                return objective(target, target, encoded), encoded
         latents = self.latents(encoded, batch)
         read = None if batch.modality in self.tokenizer.heads else used  # a head may read what it likes
         got = unpatchify(self.tokenizer, batch, self.tokenizer.decode(latents, channels=read))
-        return objective(target, got, encoded), encoded
+        with standing_by(not batch.share):
+            return objective(target, got, encoded), encoded
 
     def latents(self, encoded: Encoded, batch: Batch) -> TokenSet:
         """What the decoder trains on: FSQ codes, else the posterior's sample or mean as the stage says."""
