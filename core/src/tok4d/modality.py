@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tok4d.errors import ConfigError, unknown_name
@@ -124,6 +125,8 @@ class Modality(ABC):
         field: key of the main tensor in `Sample.data`; its shape is what `Origin.shape` records.
         streams: whether files may be read and written in pieces: `stream` and `writer` are there.
         shows: suffix in which `write` makes what a web page plays or lets people turn (`.mp4`, `.html`); empty: none.
+        decoded: options with which `read` takes files that hold what `unpatchify` gives, where that is another kind of
+            thing than what `patchify` takes (Gaussians instead of surfaces); empty: files are read as originals are.
     """
 
     name: ClassVar[str]
@@ -132,6 +135,7 @@ class Modality(ABC):
     field: ClassVar[str]
     streams: ClassVar[bool] = False
     shows: ClassVar[str] = ""
+    decoded: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     @abstractmethod
     def read(self, path: str | Path, **options: Any) -> Sample:

@@ -22,7 +22,6 @@ from tok4d_bench.prepare import Prepare, is_pictures
 from tok4d_bench.score.matching import Match
 
 RESTORED, CODED = "restored", "coded_bytes"  # keys of `Sample.meta`
-DECODED: dict[str, dict[str, Any]] = {"mesh3d": {"gaussians": True}}  # options that read what a decoder gave
 
 
 class PairData(Thinned):
@@ -70,7 +69,7 @@ class PairData(Thinned):
             raise DataError(pair.original, "has no reconstruction of its name")
         host = modality(self.modality)
         original = host.read(pair.original, **self._read)
-        restored = host.read(pair.restored, **{**self._read, **DECODED.get(self.modality, {})})
+        restored = host.read(pair.restored, **{**self._read, **host.decoded})
         prepared = self.prepare.apply(original)
         meta = {**prepared.meta, RESTORED: self._fitting(pair, original, prepared, restored)}
         if pair.coded is not None:

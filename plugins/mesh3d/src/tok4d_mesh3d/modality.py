@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ class Mesh3dModality(Modality):
     suffixes = (".ply", ".glb", ".gltf", ".obj", ".stl", ".off", ".splat", ".spz")
     field = VOXELS
     shows = ".html"
+    decoded = MappingProxyType({"gaussians": True})
 
     def __post_init__(self) -> None:
         for name, least, most in (("resolution", 1, MAX_RESOLUTION), ("t_offset", 0, 1 << 20)):
