@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -10,10 +12,11 @@ from tok4d.config.schema import FSQConfig
 from tok4d.errors import ConfigError
 from tok4d.modality import Sample
 from tok4d.training.check import check_curriculum
-from tok4d_bench.mini.measuring import UNSEEN, held_out, splats_of
+from tok4d_bench.mini.measuring import UNSEEN, cpu_clock, held_out, splats_of
 from tok4d_bench.mini.report import NAMED, SHOWN, paired, summary, table, wilson
 from tok4d_bench.mini.variants import variant
 from tok4d_bench.objectives.__main__ import ARMS, arm
+from tok4d_bench.objectives.claims import DISTANCE, claims, interval
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +29,11 @@ def test_the_curriculum_itself_is_a_variant(whole):
 
 
 def test_a_control_of_equal_steps_has_the_modality_s_share(whole):
-    """Clips: picture, photo, turn 4, clip, pan, turn_naming: 9 parts, of which 2 are pictures."""
+    """Clips: picture, photo, turn 7, clip, pan, turn_naming: 12 parts, of which 2 are pictures; later 3 of 14."""
     control = variant(whole, "image-steps")
     assert control.order == ["images", "clips", "assets", "codes"]
     steps = [control.stages[name].steps for name in control.order]
-    shares = [1.0, 2 / 9, 2 / 9, 2 / 9]
+    shares = [1.0, 2 / 12, 3 / 14, 3 / 14]
     for name, own, share in zip(control.order, steps, shares, strict=True):
         assert abs(own - share * whole.stages[name].steps) <= 2
     assert all(task.source.startswith("image/") for stage in control.stages.values() for task in stage.tasks.values())
@@ -149,3 +152,31 @@ def test_arms_differ_in_losses_and_codes_alone(name):
         base.model,
     )
     check_curriculum(config)
+
+
+def test_claims_by_hand():
+    """Shares and differences over two seeds; t with one degree of freedom is 12.706."""
+
+    def row(centre: list[float], covariance: list[float], psnr: list[float]) -> dict[str, object]:
+        parts = {"mean": centre, "covariance": covariance}
+        sets = {f"{DISTANCE}/{part}": [{"value": value} for value in values] for part, values in parts.items()}
+        return {**sets, "psnr": {"by_seed": psnr}}
+
+    arms = {name: row([1.0, 1.0], [3.0, 3.0], [20.0, 21.0]) for name in ARMS}
+    arms["c L1 + LPIPS + Gram"] = row([1.0, 1.0], [2.0, 1.0], [20.5, 21.5])
+    lines = claims(arms)
+    assert "| a L1 | 0.75 [0.75, 0.75] |" in lines
+    gram = next(line for line in lines if line.startswith("| Gram"))
+    assert gram == "| Gram beside LPIPS | +0.00 [+0.00, +0.00] | -1.50 [-7.85, +4.85] | +0.50 [+0.50, +0.50] |"
+    assert interval([3.0])[0] == 3.0
+    assert "neither confirms nor refutes" in lines[-1]
+
+
+def test_a_clock_goes_on_in_the_next_command(tmp_path):
+    file = tmp_path / "cpu_seconds.json"
+    for _ in range(2):
+        with cpu_clock(file) as clock:
+            began = time.process_time()
+            while time.process_time() - began < 0.05:
+                pass
+    assert 0.1 <= clock() < 1.0

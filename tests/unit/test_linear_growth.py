@@ -13,6 +13,7 @@ from tok4d.tokens import TokenSet
 from tok4d.weights.linear import init_linear
 from tok4d.weights.linear_growth import grow_scores
 from tok4d.weights.linear_modes import add_clips
+from tok4d.weights.linear_neurons import free_neurons
 
 PATCH = (3, 4, 4)  # 48 values a frame, 144 a patch
 STACK = {"width": 72, "blocks": 3, "heads": 9, "mlp": 96}
@@ -182,6 +183,22 @@ def test_what_pictures_taught_the_decoder_is_silent_for_clips():
     add_clips(model, PICTURES, CLIPS, STILLS, MOVING, BEFORE)
     assert error(through(model, still)[:, :48], before) < 0.5 * error(before, wanted)
     assert error(through(model, moving), CLIPS.reconstruct(tokens_of(moving), AFTER - 1).feats) < 2e-3
+
+
+@torch.no_grad()
+def test_weights_and_averages_take_the_same_neurons():
+    """Between two networks that differ a little, and were given the switch alike, every mixture works as they do."""
+    one, other = grown(PICTURES, trained=True), grown(PICTURES, trained=True)
+    for parameter in other.parameters():
+        parameter += 1e-3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(parameter)))
+    free, moving = free_neurons(one), clips(100, 5)
+    assert free != free_neurons(other)
+    for model in (one, other):
+        add_clips(model, PICTURES, CLIPS, STILLS, MOVING, BEFORE, free)
+    ends = [error(through(model, moving), moving) for model in (one, other)]
+    for parameter, end in zip(one.parameters(), other.parameters(), strict=True):
+        parameter.lerp_(end, 0.5)
+    assert error(through(one, moving), moving) < max(ends) + 1e-3
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def measure(preset: str, load: str, repeats: int) -> dict[str, Any]:
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         loss()
-        clip(module.tokenizer.parameters(), stage.optimizer.clip)
+        clip(optimizer.param_groups, stage.optimizer.clip)
         optimizer.step()
         module.ema.update(module.tokenizer, 1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from tok4d.config.schema import Curriculum
 from tok4d.training.manifest import manifest
 from tok4d.training.run import train
 from tok4d.weights.folder import write_text
-from tok4d_bench.mini.measuring import floors, measure
+from tok4d_bench.mini.measuring import cpu_clock, floors, measure
 from tok4d_bench.mini.report import say, summary, table
 from tok4d_bench.mini.variants import WHOLE, variant
 
@@ -44,19 +43,15 @@ def run_variant(curriculum: Curriculum, name: str, out: Path) -> dict[str, Any]:
     done = out / "measured.json"
     if done.is_file():
         return dict(json.loads(done.read_text()))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-    train(config, out, resume=True, callbacks=lambda stage, start, steps: [KeepStage(out, stage)])
-    seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime - before
-    clock = out / "cpu_seconds.json"  # of all commands that trained it
-    seconds += json.loads(clock.read_text()) if clock.is_file() else 0
-    write_text(clock, json.dumps(seconds))
+    with cpu_clock(out / "cpu_seconds.json") as clock:
+        train(config, out, resume=True, callbacks=lambda stage, start, steps: [KeepStage(out, stage)])
     stages = {}
     for stage in config.order:
         say(f"measuring {out.name} after {stage}")
         stages[stage] = measure(out / "stages" / stage, config, stage)
     found = {
         "steps": {stage: config.stages[stage].steps for stage in config.order},
-        "cpu_seconds": round(seconds),
+        "cpu_seconds": round(clock()),
         "manifest": json.loads((out / "manifest.json").read_text()),
         "stages": stages,
     }

@@ -5,6 +5,10 @@ Figures are per held-out object, so that two models can be compared object by ob
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from tok4d.training.check import task_objective
 from tok4d.training.evaluate import Scores, evaluate, pca_reconstructor, reconstructor, score
 from tok4d.training.module import targets, unpatchify
 from tok4d.training.start import fit_pca, patches_of
+from tok4d.weights.folder import write_text
 
 UNSEEN = ["sofa", "vehicle", "tree", "cup"]  # nouns that no training task of `mini` has
 SPLATS = {"scale": (0.3, 0.4, 0.5, 0.6), "opacity": (0.7, 0.95)}  # in voxel sides; the best on training objects counts
@@ -58,6 +63,20 @@ def measure(folder: Path, curriculum: Curriculum, stage: str) -> dict[str, Any]:
         if task.source.startswith("image/") and not name.startswith("unseen_"):
             samples[name] |= _perceptual(model, {name: task})
     return {"samples": samples, "figures": scores.figures, "bad": scores.bad}
+
+
+@contextmanager
+def cpu_clock(file: Path) -> Iterator[Callable[[], float]]:
+    """CPU seconds of all commands that ever worked on something, kept in a file; the sum so far when called.
+
+    What a command that was killed used is not in it.
+    """
+    began = time.process_time()
+    try:
+        yield lambda: float(json.loads(file.read_text())) if file.is_file() else 0.0
+    finally:
+        before = json.loads(file.read_text()) if file.is_file() else 0
+        write_text(file, json.dumps(before + time.process_time() - began))
 
 
 def by_task(scores: Scores) -> dict[str, dict[str, dict[str, float]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -27,8 +26,9 @@ from tok4d.weights.folder import write_text
 from tok4d_bench.contracts import Restored
 from tok4d_bench.measures.memory import measure_pairs
 from tok4d_bench.measures.sets import FrechetDistance, KernelDistance
-from tok4d_bench.mini.measuring import by_task
+from tok4d_bench.mini.measuring import by_task, cpu_clock
 from tok4d_bench.mini.report import paired, say, wilson
+from tok4d_bench.objectives.claims import claims
 
 L1 = {"l1": 1.0, "kl": 1e-8}
 LPIPS_TERM = {"lpips": {"weight": 10.0, "net": "vgg", "size": None}}
@@ -111,9 +111,9 @@ def run(name: str, seed: int, out: Path, overrides: list[str], vgg: bool) -> dic
     config, done = arm(name, seed, overrides), out / "measured.json"
     if done.is_file():
         return dict(json.loads(done.read_text()))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-    train(config, out, resume=True)
-    seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime - before
+    with cpu_clock(out / "cpu_seconds.json") as clock:
+        train(config, out, resume=True)
+    seconds = clock()
     found = measure(out / "checkpoints" / "last", config, vgg)
     found |= {"cpu_seconds": round(seconds, 1), "commit": json.loads((out / "manifest.json").read_text())["commit"]}
     write_text(done, json.dumps(found))
@@ -127,6 +127,7 @@ def summary(runs: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, seeds in runs.items():
         row: dict[str, Any] = {"cpu_seconds": [run["cpu_seconds"] for run in seeds]}
+        row |= {"commits": {number: run["commit"] for number, run in enumerate(seeds)}}
         for metric in seeds[0]["values"]:
             mine, base = (_pooled(some, metric) for some in (seeds, runs["a L1"]))
             difference, low, high = paired(mine, base)
@@ -186,6 +187,7 @@ def page(report: dict[str, Any]) -> str:
     for name, row in arms.items():
         cells = [", ".join(_with_error(value) for value in row.get(metric, [])) or "-" for metric in sets]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", *claims(arms)]
     lines += ["", "Named: share of held-out icons whose noun is nearest.", ""]
     lines += ["| arm | objects | accuracy by seed | mean | chance | majority |", "|---|---|---|---|---|---|"]
     for name, row in arms.items():
@@ -223,7 +225,8 @@ def main() -> None:
         for name in ARMS:
             folder = args.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
             runs[name].append(run(name, seed, folder, args.overrides, seed in vgg))
-    command = " ".join([f"python -m tok4d_bench.objectives --seeds {args.seeds}", *args.overrides])
+    given = f"--seeds {args.seeds} --vgg-seeds {args.vgg_seeds or chr(34) * 2}"
+    command = " ".join([f"python -m tok4d_bench.objectives {given}", *args.overrides])
     report = {
         "command": command,
         "seeds": seeds,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log, prod
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -130,3 +131,8 @@ class CodeStatistics:
             "perplexity": float(self.perplexity.mean()),
             "tokens": float(self.tokens),
         }
+
+    def details(self) -> dict[str, Any]:
+        """As JSON: `usage`, `entropy` in bits and `perplexity` by group, `histograms` by channel, and `tokens`."""
+        by_group = {name: getattr(self, name).tolist() for name in ("usage", "entropy", "perplexity")}
+        return {**by_group, "histograms": [counts.tolist() for counts in self.histograms()], "tokens": self.tokens}

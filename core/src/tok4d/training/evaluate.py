@@ -33,12 +33,14 @@ class Scores:
         values: metric values by `modality/metric` and sample key, in order of evaluation.
         tasks: the same by task, for modalities with several: `task/metric`, then sample key.
         figures: what is no mean over samples, such as `task/accuracy`.
+        codes: by modality, of a model with FSQ.
         bad: files that were left out.
     """
 
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     tasks: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
+    codes: dict[str, CodeStatistics] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
 
     def add(self, batch: Batch, key: str, metric: str, value: float) -> None:
@@ -107,7 +109,8 @@ def evaluate(model: Tokenizer, batches: Iterable[Batch], alignment: Alignment | 
             counted.setdefault(batch.modality, CodeStatistics.of(model.config.quantizer)).add(codes.indices)
 
     scores = score(batches, reconstructor(model, watch=watch, pool=alignment is not None), model)
-    for host, statistics in merged_codes(gathered(counted)).items():
+    scores.codes = merged_codes(gathered(counted))
+    for host, statistics in scores.codes.items():
         scores.figures |= {f"{host}/codes/{name}": value for name, value in statistics.figures().items()}
     if alignment is not None:
         scores.figures |= alignment.figures(merged_seen(gathered(seen)))

@@ -32,6 +32,7 @@ from tok4d.weights.growth import (
 )
 from tok4d.weights.linear_growth import grow_scores
 from tok4d.weights.linear_modes import add_clips
+from tok4d.weights.linear_neurons import free_neurons
 
 LATENT_BATCHES = 8
 MAX_TOKENS = 200_000
@@ -188,4 +189,5 @@ def _fill(curriculum: Curriculum, stage: StageConfig, learned: Learned, before: 
         raise ConfigError("grow: clips: no task of this stage has samples of more than one frame")
     moving = patches_of(wide, size, curriculum)
     clips = PatchPCA.fit(moving)
-    learned.both(lambda model: add_clips(model, pictures, clips, stills, moving, begun))
+    free = free_neurons(learned.averaged())
+    learned.both(lambda model: add_clips(model, pictures, clips, stills, moving, begun, free))

@@ -195,7 +195,7 @@ class TokenizerModule(pl.LightningModule):
         for parameter in missed:  # as in a single process: no gradient, so that the optimizer leaves it alone
             parameter.grad = None
         self._average_whole(parameters)
-        norm = parallel.clip(parameters, gradient_clip_val or float("inf"))
+        norm = parallel.clip(optimizer.param_groups, gradient_clip_val or float("inf"))
         self.report = replace(report, norm=float(norm), skipped=bool(faults) or not finite(norm))
         if self.report.skipped:
             self._skip(parameters)

@@ -6,7 +6,7 @@ A sharded tensor is a `DTensor` of which every process holds some rows; `local` 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -186,19 +186,33 @@ def prepare_blocks(model: Tokenizer, *, recompute: bool, compiled: bool) -> None
             module.compile(dynamic=True)
 
 
-def clip(parameters: Iterable[nn.Parameter], bound: float) -> Tensor:
-    """Scale gradients down so that their norm over everything, all shards included, is at most `bound`.
+def clip(groups: Sequence[Mapping[str, Any]], bound: float) -> Tensor:
+    """Scale all gradients down so that their norm, over everything and all shards, is at most `bound`.
+
+    A group counts by its learning-rate factor, so that what hardly moves does not take the step from what does: the
+    switch of `grow: clips` has gradients ten times those of everything else together.
+
+    Args:
+        groups: AdamW's: `params` and `scale` (1 where it is missing).
 
     Returns:
         The norm before that, a scalar; the same on all processes.
     """
-    given = [p for p in parameters if p.grad is not None]
-    if not any(isinstance(p, _dtensor()) for p in given):
-        return torch.nn.utils.clip_grad_norm_(given, bound)
-    shards = [local(cast(Tensor, p.grad)) for p in given if isinstance(p, _dtensor())]
-    plain = [cast(Tensor, p.grad) for p in given if not isinstance(p, _dtensor())]
-    norm = (summed(_squares(shards)) + _squares(plain)).sqrt()
-    torch._foreach_mul_(shards + plain, (bound / (norm + 1e-6)).clamp(max=1.0))
+    shards, plain = list[Tensor](), list[Tensor]()
+    total = torch.zeros((), dtype=torch.float32)
+    spread = torch.zeros((), dtype=torch.float32)
+    for group in groups:
+        given = [p for p in group["params"] if p.grad is not None]
+        apart = [local(cast(Tensor, p.grad)) for p in given if isinstance(p, _dtensor())]
+        whole = [cast(Tensor, p.grad) for p in given if not isinstance(p, _dtensor())]
+        factor = float(group.get("scale", 1.0)) ** 2
+        spread = spread + factor * _squares(apart)
+        total = total + factor * _squares(whole)
+        shards += apart
+        plain += whole
+    norm = (summed(spread) + total if shards else total).sqrt()
+    if shards or plain:
+        torch._foreach_mul_(shards + plain, (bound / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
 

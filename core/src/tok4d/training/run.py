@@ -5,6 +5,7 @@ RUN/manifest.json     versions of everything that could change a number
 RUN/checkpoints/      see `checkpoint`
 RUN/logs/             TensorBoard
 RUN/results.json      validation metrics, step by step
+RUN/codes.json        use of FSQ's codes at the last validation: by group, and a histogram of every channel's levels
 RUN/losses.jsonl      losses of every step
 RUN/throughput.json   speed of every stage, and its tasks' shares of the tokens
 """
@@ -181,6 +182,9 @@ def _fit(
     def report(step: int, scores: Scores) -> None:
         result.validation.append({"step": step, "stage": name, **scores.means()})
         write_text(out / "results.json", json.dumps(result.validation, indent=1))
+        if scores.codes:
+            codes = {host: statistics.details() for host, statistics in scores.codes.items()}
+            write_text(out / "codes.json", json.dumps({"step": step, "stage": name, **codes}))
 
     trainer = make_trainer(curriculum, stage, out)
     saving = SaveCheckpoints(

@@ -164,10 +164,23 @@ def _silence(block: Block, plan: Plan) -> None:
 def _look_at_neighbours(block: Block, plan: Plan, depth: int) -> None:
     """Two heads of the block attend to one neighbour each: up and left, or down and right, alternating.
 
-    Query and key come from the constants, with phases for which RoPE peaks at the neighbour's offset; the value is
-    the neighbour's leading channels. On natural pictures this start decides whether training beats the PCA.
+    The value is the neighbour's leading channels. On natural pictures this start decides whether training beats the
+    PCA.
     """
     attention = block.attn
+    size, width = attention.head_dim, attention.to_out.in_features
+    for head in range(min(2, attention.heads)):
+        values = look_at(block, plan, head, NEIGHBOURS[(2 * depth + head) % 4])
+        copied = min(size, width - CONSTANTS)
+        values[:, CONSTANTS : CONSTANTS + copied] = torch.eye(size, copied)
+
+
+def look_at(block: Block, plan: Plan, head: int, offset: tuple[int, int]) -> Tensor:
+    """Let a head attend to the neighbour at an offset (dx, dy), and give the rows of its values, emptied, `[d, C]`.
+
+    Query and key come from the constants, with phases for which RoPE peaks at the neighbour's offset.
+    """
+    attention, (dx, dy) = block.attn, offset
     width, size = attention.to_out.in_features, attention.head_dim
     r = size // 8
     rate = 10000.0 ** (-torch.arange(r) / size)
@@ -175,21 +188,18 @@ def _look_at_neighbours(block: Block, plan: Plan, depth: int) -> None:
     active[r : 3 * r] = 1  # pairs of the x and the y axis
     height = plan.constant / plan.rms * CONSTANT_GAIN
     amplitude = sqrt(SHARPNESS * 40 / sqrt(size))
-    for head in range(min(2, attention.heads)):
-        dx, dy = NEIGHBOURS[(2 * depth + head) % 4]
-        phase = torch.zeros(size // 2)
-        phase[r : 2 * r], phase[2 * r : 3 * r] = rate * dx, rate * dy
-        query = torch.stack([phase.cos() * active, phase.sin() * active], -1).flatten() * amplitude
-        key = torch.stack([active, torch.zeros_like(active)], -1).flatten() * amplitude
-        rows = [slice(part * width + head * size, part * width + (head + 1) * size) for part in range(3)]
-        weight = attention.to_qkv.weight
-        for row, vector in zip(rows, (query, key), strict=False):
-            weight[row] = 0
-            weight[row, :CONSTANTS] = vector[:, None] * plan.signs / CONSTANTS / height
-        copied = min(size, width - CONSTANTS)
-        weight[rows[2]] = 0
-        weight[rows[2], CONSTANTS : CONSTANTS + copied] = torch.eye(size, copied)
-        if attention.q_rms_norm is not None and attention.k_rms_norm is not None:
-            gain = sqrt(SHARPNESS * 10 / 8)
-            attention.q_rms_norm.gamma[head] = gain
-            attention.k_rms_norm.gamma[head] = gain
+    phase = torch.zeros(size // 2)
+    phase[r : 2 * r], phase[2 * r : 3 * r] = rate * dx, rate * dy
+    query = torch.stack([phase.cos() * active, phase.sin() * active], -1).flatten() * amplitude
+    key = torch.stack([active, torch.zeros_like(active)], -1).flatten() * amplitude
+    rows = [slice(part * width + head * size, part * width + (head + 1) * size) for part in range(3)]
+    weight = attention.to_qkv.weight
+    for row, vector in zip(rows, (query, key), strict=False):
+        weight[row] = 0
+        weight[row, :CONSTANTS] = vector[:, None] * plan.signs / CONSTANTS / height
+    weight[rows[2]] = 0
+    if attention.q_rms_norm is not None and attention.k_rms_norm is not None:
+        gain = sqrt(SHARPNESS * 10 / 8)
+        attention.q_rms_norm.gamma[head] = gain
+        attention.k_rms_norm.gamma[head] = gain
+    return weight[rows[2]]

@@ -23,15 +23,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tok4d.errors import ConfigError
 from tok4d.model.pca import PatchPCA
-from tok4d.model.stack import Stack
 from tok4d.model.tokenizer import Tokenizer
-from tok4d.nn.block import Block
-from tok4d.weights.linear import CONSTANTS, Plan, plan_of
-from tok4d.weights.linear_growth import keep_clear, mlp_ends
+from tok4d.weights.linear import CONSTANTS, NEIGHBOURS, Plan, plan_of
+from tok4d.weights.linear_growth import mlp_ends
+from tok4d.weights.linear_neurons import Free, Neurons, free_neurons, last_head, make_room, replace_columns
 
 SHRUNK = 0.25  # clip scores in the encoder's stream: small beside the constants, so that the norms stay near-linear
 LOUD = 1.0  # probes, their sum and the switch, beside the leading score: more than training lets others write there
@@ -39,8 +38,6 @@ PROBES = 6  # averages that are all zero only where frames 1 to F - 1 are blank
 SHARP = 100.0  # of the absolute value of a probe
 FULL = 10.0  # width of the step from 0 to 1, in the argument of gelu
 STEEP, MIDDLE = (400.0, 40.0), (0.06, 0.5)  # of that step, in encoder and decoder: there it is a latent already
-FRESH = 0.25  # of the neurons that pictures used least begin anew, for clips
-QUIET = 10.0  # what the others lose in the argument of gelu where there is a clip
 ROOM, MARGIN = 1.5, 6.0  # a pair adds or subtracts the largest value seen, times ROOM, and MARGIN
 
 
@@ -62,7 +59,13 @@ class _Columns:
 
 @torch.no_grad()
 def add_clips(
-    model: Tokenizer, pictures: PatchPCA, clips: PatchPCA, stills: Tensor, moving: Tensor, before: int
+    model: Tokenizer,
+    pictures: PatchPCA,
+    clips: PatchPCA,
+    stills: Tensor,
+    moving: Tensor,
+    before: int,
+    free: Free | None = None,
 ) -> None:
     """Give a model of pictures a second basis, for clips.
 
@@ -73,6 +76,7 @@ def add_clips(
         stills, moving: patches of pictures `[N, P]` and of clips `[N, F * P]`: how large the values are that the switch
             has to hold back or let through.
         before: latent channels that it began with; those since then hold the scores that follow (`grow_scores`).
+        free: which neurons are taken first (`free_neurons`); None: those that do least in this model.
 
     Raises:
         ConfigError: for a model that is too small, or PCAs that do not fit it.
@@ -100,8 +104,9 @@ def add_clips(
         as_clip = (patches - clips.mean) @ clips.components[:, :count] / clips.deviations[:count].clamp_min(1e-3)
         seen.append((as_picture, as_clip))
     exchanged = torch.cat([clip - picture for picture, clip in seen])
-    _encode(model, encoder, clips, _amounts(exchanged))
-    _decode(model, decoder, clips, _amounts(torch.cat([seen[0][0], seen[1][1]])))
+    free = free_neurons(model) if free is None else free
+    _encode(model, encoder, clips, _amounts(exchanged), free["encoder"])
+    _decode(model, decoder, clips, _amounts(torch.cat([seen[0][0], seen[1][1]])), free["decoder"])
 
 
 def _amounts(values: Tensor) -> Tensor:
@@ -109,7 +114,7 @@ def _amounts(values: Tensor) -> Tensor:
     return ROOM * values.abs().amax(0) + MARGIN
 
 
-def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> None:
+def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor, free: list[list[int]]) -> None:
     encoder, per, count = model.encoder, len(plan.mean), len(amounts)
     columns, scale = _columns(plan, count), SHRUNK / plan.unit
     loud = LOUD * float(plan.deviations[0]) / plan.unit
@@ -119,11 +124,11 @@ def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> N
     probes = _probes(per, len(clips.mean) // per)
     rows = torch.cat([directions * scale, probes * loud, torch.zeros(2, len(clips.mean))])
     offset = torch.cat([-(directions @ clips.mean) * scale, torch.zeros(PROBES + 2)])
-    _replace(weight[CONSTANTS:], columns.spare, rows)
-    _replace(bias[CONSTANTS:, None], columns.spare, offset[:, None])
+    replace_columns(weight[CONSTANTS:], columns.spare, rows)
+    replace_columns(bias[CONSTANTS:, None], columns.spare, offset[:, None])
     deviations = clips.deviations[:count].clamp_min(1e-3)
-    _make_room(encoder, plan, columns.spare, _amplitudes(deviations * scale, loud))
-    blocks = [_Neurons(block, plan, scale) for block in encoder.blocks]
+    make_room(encoder, plan, columns.spare, _amplitudes(deviations * scale, loud))
+    blocks = [Neurons(block, plan, scale, order) for block, order in zip(encoder.blocks, free, strict=True)]
     for column in columns.probes.T[:, :, None].unbind(0):
         for sign in (1.0, -1.0):
             blocks[0].add(blocks[0].reads(column, sign * SHARP, loud), 0.0, columns.total * loud / SHARP)
@@ -140,7 +145,7 @@ def _encode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> N
     model.proj.weight[last, CONSTANTS:] = columns.switch[:, 0] / loud
 
 
-def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> None:
+def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor, free: list[list[int]]) -> None:
     decoder, count = model.decoder, len(amounts)
     columns, scale = _columns(plan, count), 1 / plan.unit
     loud = LOUD * float(plan.deviations[0]) / plan.unit
@@ -149,8 +154,8 @@ def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> N
     weight[:, count] = columns.total[:, 0] * loud  # the last latent: 0 for pictures, 1 for clips
     weight[:, :count] -= spare @ (spare.T @ weight[:, :count])
     deviations = clips.deviations[:count].clamp_min(1e-3)
-    _make_room(decoder, plan, columns.spare, _amplitudes(deviations * scale, loud))
-    blocks = [_Neurons(block, plan, scale) for block in decoder.blocks]
+    make_room(decoder, plan, columns.spare, _amplitudes(deviations * scale, loud))
+    blocks = [Neurons(block, plan, scale, order) for block, order in zip(decoder.blocks, free, strict=True)]
     _step(blocks[0], columns, STEEP[1], MIDDLE[1], loud)
     for j in range(count):
         old, new_j = columns.old[:, j : j + 1], columns.new[:, j : j + 1]
@@ -159,16 +164,20 @@ def _decode(model: Tokenizer, plan: Plan, clips: PatchPCA, amounts: Tensor) -> N
         blocks[0].pair(value, (columns.total, loud), float(amounts[j]), written)
     blocks[0].quiet(columns.total, loud)
     for neurons in blocks[1:]:
+        neurons.begin_anew(columns.old * plan.deviations[:count] / plan.unit, columns.new * deviations * scale)
         neurons.quiet(columns.switch, loud)
+    if model.config.positions != "table":
+        for depth, block in enumerate(decoder.blocks[1:], start=1):
+            last_head(block, plan, columns.new / (deviations * scale), NEIGHBOURS[depth % 4])
     out = decoder.out_layer.weight
     wanted = torch.zeros(len(out), spare.shape[1])
     wanted[: len(clips.mean), :count] = clips.components[:, :count] / scale
     shown = out[: len(clips.mean), :CONSTANTS] @ (plan.signs * plan.constant / plan.rms)
     wanted[: len(clips.mean), -1] = (clips.mean - shown) / loud  # the constants show the mean of pictures
-    _replace(out[:, CONSTANTS:].T, spare, wanted.T)
+    replace_columns(out[:, CONSTANTS:].T, spare, wanted.T)
 
 
-def _step(neurons: _Neurons, columns: _Columns, steep: float, middle: float, loud: float) -> None:
+def _step(neurons: Neurons, columns: _Columns, steep: float, middle: float, loud: float) -> None:
     """`switch` = 0 where `total` is at or below `middle`, 1 where it is `FULL / steep` above."""
     argument = neurons.reads(columns.total, steep, loud)
     for sign, shift in ((1.0, 0.0), (-1.0, FULL)):
@@ -178,26 +187,6 @@ def _step(neurons: _Neurons, columns: _Columns, steep: float, middle: float, lou
 def _amplitudes(scores: Tensor, loud: float) -> Tensor:
     """Of what is new in a stream: scores of clips, probes, their sum and the switch."""
     return torch.cat([scores, torch.full((PROBES + 2,), loud)])
-
-
-def _make_room(stack: Stack, plan: Plan, spare: Tensor, amplitudes: Tensor) -> None:
-    """Let nothing trained so far write or read the directions `spare` `[S, n]`; the norms bring them to one scale.
-
-    Whatever else the blocks do stays exactly as it is.
-    """
-    end = CONSTANTS + plan.basis.shape[1]
-    places = slice(end - len(amplitudes), end)
-    for block in stack.blocks:
-        assert isinstance(block, Block)
-        for norm, reader in ((block.norm1, block.attn.to_qkv), (block.norm2, mlp_ends(block)[0])):
-            change = plan.rms / amplitudes / norm.weight[places]
-            reader.weight[:, places] /= change
-            for values in (norm.weight, getattr(norm, "bias", None)):
-                if values is not None:
-                    values[places] *= change
-            gains = norm.weight[CONSTANTS:, None]
-            reader.weight[:, CONSTANTS:] -= reader.weight[:, CONSTANTS:] @ (gains * spare) @ (spare / gains).T
-    keep_clear(stack, spare)
 
 
 def _columns(plan: Plan, count: int) -> _Columns:
@@ -219,48 +208,3 @@ def _probes(per: int, frames: int) -> Tensor:
     signs = [((place * 2**k // per) % 2) * 2.0 - 1 for k in (1, 2, 3)]
     rows = torch.stack([(place % 3 == colour).float() * 3 for colour in range(3)] + signs) / (per * (frames - 1))
     return torch.cat([torch.zeros(PROBES, per), rows.repeat(1, frames - 1)], 1)
-
-
-def _replace(weight: Tensor, columns: Tensor, rows: Tensor) -> None:
-    """Exchange what lies along `columns` `[S, n]` (orthonormal) of a matrix `[S, in]` for `rows` `[n, in]`."""
-    weight.add_(columns @ (rows - columns.T @ weight))
-
-
-class _Neurons:
-    """Neurons of one block's MLP to be set one by one; those that do least so far are taken first."""
-
-    def __init__(self, block: nn.Module, plan: Plan, scale: float) -> None:
-        assert isinstance(block, Block)
-        self.plan, self.scale = plan, scale
-        self.first, self.last = mlp_ends(block)
-        self.gains = block.norm2.weight[CONSTANTS:] / plan.rms  # stream -> what the MLP sees
-        self.one = block.norm2.weight[:CONSTANTS] * plan.signs * plan.constant / plan.rms  # sees a constant as this
-        self.free = self.last.weight.norm(dim=0).argsort(stable=True).tolist()
-
-    def reads(self, column: Tensor, factor: float, scale: float | None = None) -> Tensor:
-        """Weights `[S]` that read `factor` times the amount along a direction `[S, 1]`, in units of `scale`."""
-        return column[:, 0] / self.gains * (factor / (self.scale if scale is None else scale))
-
-    def add(self, weights: Tensor, bias: float, written: Tensor) -> None:
-        """One neuron: gelu(weights . stream + bias) times `written` `[S, 1]`; the bias comes from the constants."""
-        place = self.free.pop(0)
-        self.first.weight[place] = 0
-        self.first.weight[place, CONSTANTS:] = weights
-        self.first.weight[place, :CONSTANTS] = bias * self.one / self.one.square().sum()
-        if self.first.bias is not None:
-            self.first.bias[place] = 0
-        self.last.weight[:, place] = 0
-        self.last.weight[CONSTANTS:, place] = written[:, 0]
-
-    def pair(self, value: Tensor, switch: tuple[Tensor, float], amount: float, written: Tensor) -> None:
-        """Two neurons that write a value where the switch is 1 and nothing where it is 0."""
-        column, loud = switch
-        opening = self.reads(column, 2 * amount, loud)
-        self.add(value + opening, -amount, written / 2)
-        self.add(-value + opening, -amount, -written / 2)
-
-    def quiet(self, column: Tensor, loud: float) -> None:
-        """Silence what pictures taught where a column is 1; a part of the neurons begins anew and serves both."""
-        fresh = int(FRESH * len(self.free))
-        self.last.weight[:, self.free[:fresh]] = 0
-        self.first.weight[self.free[fresh:], CONSTANTS:] -= self.reads(column, QUIET, loud)
