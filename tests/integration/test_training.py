@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -175,7 +176,11 @@ def test_a_loader_process_that_dies_stops_the_run_and_it_continues(server, whole
         pytest.skip("this system does not list the children of a process")
     command.signal_when(signal.SIGCONT, lambda: last_step(out) >= 3 and len(children.read_text().split()) >= 2)
     os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
-    assert "error: a data-loading process died" in one_line(command.wait())
+    code, said = command.wait()
+    assert code == 1, said
+    lines = [line for line in said.splitlines() if ": step " not in line]  # a slow machine tells how far it is
+    assert len(lines) == 1, said
+    assert "error: a data-loading process died" in lines[0]
     assert 3 <= last_step(out) < STEPS
     code, said = server.run(*train(out, "workers=1", "stages.images.tasks.image.batch=32", "--resume"))
     assert code == 0, said
@@ -204,3 +209,36 @@ def test_a_typo_in_the_last_stage_is_found_before_anything_starts(server, tmp_pa
     said = one_line(server.run(*train(tmp_path / "run", "stages.images.validation.image.options.conut=3")))
     assert "unknown option 'conut'. Did you mean 'count'" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_part_that_is_slow_must_exist(server, tmp_path):
+    said = one_line(server.run(*train(tmp_path / "run", "stages.images.optimizer.slow=[encoder.blokcs.0]")))
+    assert "stages.images: optimizer.slow: 'encoder.blokcs.0' matches no parameter" in said
+
+
+def test_files_of_a_later_stage_are_missed_before_anything_starts(server, tmp_path):
+    out, later = tmp_path / "run", "{steps: 2, tasks: {late: {source: image/folder, options: {path: PATH/*.png}}}}"
+    more = [f"stages.later={later.replace('PATH', str(tmp_path / 'nowhere'))}", "order=[images,later]"]
+    said = one_line(server.run(*train(out, *more)))
+    assert "stages.later.tasks.late: " in said
+    assert f"{tmp_path / 'nowhere'}: no such file or folder" in said
+    assert not out.exists()
+
+
+def test_a_copy_without_links_is_continued_where_it_was(server, whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out, symlinks=True)
+    (out / "checkpoints" / "last").unlink()
+    code, said = server.run(*train(out, "--resume"))
+    assert code == 0, said
+    for name, before in bits(whole).items():
+        assert (out / "checkpoints" / f"images-{STEPS:08d}" / name).read_bytes() == before
+    assert len((out / "losses.jsonl").read_text().splitlines()) == STEPS
+
+
+def test_damaged_figures_are_named(server, whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out, symlinks=True)
+    (out / "results.json").write_text("[{")
+    said = one_line(server.run(*train(out, "--resume")))
+    assert f"{out / 'results.json'}: is damaged" in said

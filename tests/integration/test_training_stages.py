@@ -105,3 +105,6 @@ def test_the_model_has_grown(whole):
     assert float(moments["decoder.input_layer.weight/step"]) == sum(STEPS.values())
     assert float(moments["text_head.log_scale/step"]) == 16, "reached by the rider alone, from the second stage on"
     assert not torch.equal(weights["proj.weight"], model.proj.weight)
+    codes = json.loads((whole / "codes.json").read_text())
+    assert [len(codes["image"][name]) for name in ("usage", "entropy", "perplexity")] == [2, 2, 2]
+    assert [sum(counts) for counts in codes["image"]["histograms"]] == [codes["image"]["tokens"]] * 12

@@ -6,6 +6,7 @@ import logging
 import shlex
 import sys
 import time
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,11 +112,12 @@ def progress(stage: str, start: int, steps: int) -> pl.Callback:
                 return
             self.told = now
             logged = trainer.callback_metrics
-            loss = next((float(value) for name, value in logged.items() if name.endswith("/loss")), float("nan"))
+            losses: dict[str, float] = pl_module.report.losses  # type: ignore[union-attr, assignment]
+            task, loss = next(((key, value) for key, value in losses.items() if key.endswith("/loss")), ("", nan))
             rate = (done - self.first) / max(1e-9, now - self.begun)
             left = (steps - done) / rate if rate else 0.0
             speed = float(logged.get("tokens_per_second", 0.0))
-            note(f"{stage}: step {done}/{steps}  loss {loss:.4f}  {speed:,.0f} tokens/s  {left:.0f} s left")
+            note(f"{stage}: step {done}/{steps}  {task} {loss:.4f}  {speed:,.0f} tokens/s  {left:.0f} s left")
 
     return Lines()
 
@@ -136,7 +138,11 @@ def _summary(result: Result) -> dict[str, Any]:
 
 def _render(result: Result) -> None:
     if result.validation:
-        shown = [key for key in result.validation[-1] if key not in ("step", "stage") and key.count("/") == 1]
+        shown = [
+            key
+            for key in result.validation[-1]
+            if key not in ("step", "stage") and (key.count("/") == 1 or key.endswith("codes/usage"))
+        ]
         columns = ["step", *shown]
         table(columns, [[row.get(column) for column in columns] for row in result.validation])
     if result.throughput:

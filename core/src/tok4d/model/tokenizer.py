@@ -244,13 +244,22 @@ class Tokenizer(nn.Module):
         Raises:
             ConfigError: for a prefix that matches nothing.
         """
+        chosen = self.named_like(prefixes, "freeze")
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name not in chosen)
+
+    def named_like(self, prefixes: Sequence[str], what: str) -> set[str]:
+        """Names of the parameters that start with one of `prefixes`.
+
+        Raises:
+            ConfigError: for a prefix that matches nothing, as `what`.
+        """
         names = [name for name, _ in self.named_parameters()]
         for prefix in prefixes:
             if not any(name.startswith(prefix) for name in names):
                 parts = sorted({name.split(".")[0] for name in names})
-                raise ConfigError(f"freeze: {prefix!r} matches no parameter; parts are {', '.join(parts)}")
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(not name.startswith(tuple(prefixes)) if prefixes else True)
+                raise ConfigError(f"{what}: {prefix!r} matches no parameter; parts are {', '.join(parts)}")
+        return {name for name in names if name.startswith(tuple(prefixes))}
 
 
 def _initialise(module: nn.Module) -> None:

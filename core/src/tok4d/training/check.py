@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+from pathlib import Path
+
 import torch
 
 from tok4d.config.loader import load_preset
 from tok4d.config.schema import Curriculum, TaskConfig, TokenizerConfig
 from tok4d.data.build import build_source
-from tok4d.errors import ConfigError, Tok4dError
+from tok4d.data.source import Source
+from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d.losses.objective import Objective
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
@@ -19,14 +23,16 @@ from tok4d.weights.siglip2 import check_fits
 DEFAULT_LOSSES = {"l1": 1.0, "l2": 10.0, "kl": 1e-8}
 
 
-def check_curriculum(curriculum: Curriculum, *, fresh: bool = True) -> None:
+def check_curriculum(curriculum: Curriculum, *, fresh: bool = True, files: bool = False) -> None:
     """Look up everything that the stages name, so that a typo in the last one does not wait for hours of training.
 
     Args:
         fresh: whether the run begins at its start; one that is continued has no need of what it started from.
+        files: whether local files and folders must be there already.
 
     Raises:
-        ConfigError: for a preset, part to freeze, source, option or loss that does not exist, naming stage and task;
+        ConfigError: for a preset, part to freeze or slow, source, option, loss or file that does not exist, naming
+            stage and task;
             for a tower to start from that is missing or does not fit, or a `rope_ramp` that cannot be run.
     """
     config = load_preset(curriculum.model.preset, curriculum.model.overrides)
@@ -47,11 +53,28 @@ def check_curriculum(curriculum: Curriculum, *, fresh: bool = True) -> None:
         for part, tasks in parts.items():
             for key, task in tasks.items():
                 try:
-                    build_source(task)
+                    source = build_source(task)
                     task_objective(task)
+                    if files:
+                        _check_place(source)
                 except Tok4dError as error:
                     raise ConfigError(f"stages.{name}.{part}.{key}: {error}") from error
-        model.freeze(stage.freeze)
+        try:
+            model.freeze(stage.freeze)
+            model.named_like(stage.optimizer.slow, "optimizer.slow")
+        except ConfigError as error:
+            raise ConfigError(f"stages.{name}: {error}") from error
+
+
+def _check_place(source: Source) -> None:
+    """Refuse a local path that is not there; of a pattern, the folder it is in. Recipes and URLs wait until used."""
+    path = str(getattr(source, "path", ""))
+    if not path or "://" in path:
+        return
+    parts = Path(path).expanduser().parts
+    fixed = Path(*takewhile(lambda part: not set(part) & set("*?[{"), parts))
+    if not fixed.exists():
+        raise DataError(fixed, "no such file or folder")
 
 
 def _check_ramps(curriculum: Curriculum, config: TokenizerConfig) -> None:

@@ -130,9 +130,7 @@ class Writer:
                 _write_model(partial)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
-            link.unlink(missing_ok=True)
-            link.symlink_to(final.name, target_is_directory=True)
-            os.replace(link, self.root / "last")
+            point_to(final)
 
         try:
             self._together(prepare if first else None)
@@ -204,6 +202,23 @@ class Checkpoint:
     ema: AveragedWeights
     state: TrainingState
     moments: dict[str, Tensor]
+
+
+def point_to(folder: Path) -> None:
+    """Make `last` beside a checkpoint a link to it, at once."""
+    link = folder.parent / ".last.part"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.name, target_is_directory=True)
+    os.replace(link, folder.parent / "last")
+
+
+def newest(root: Path) -> Path | None:
+    """The checkpoint to go on from: `last`; where a copy has lost that link, the one that was trained longest."""
+    if (root / "last").exists():
+        return (root / "last").resolve()
+    states = {path.parents[1]: path for path in root.glob("[!.]*/training/state.json")}
+    totals = {folder: int(json.loads(path.read_text())["total"]) for folder, path in states.items()}
+    return max(totals, key=lambda folder: totals[folder], default=None)
 
 
 def load(path: Path) -> Checkpoint:

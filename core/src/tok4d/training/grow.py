@@ -36,6 +36,7 @@ from tok4d.weights.linear_neurons import free_neurons
 
 LATENT_BATCHES = 8
 MAX_TOKENS = 200_000
+MAX_SAMPLES, MAX_PART = 32, 32_768  # samples and tokens of one batch
 POWERS = {"exp_avg": -1, "exp_avg_sq": -2}
 
 
@@ -70,7 +71,10 @@ def begin_stage(curriculum: Curriculum, name: str, learned: Learned) -> Learned:
     if stage.latent is not None and stage.latent != before:
         learned = widen(learned, stage.latent, curriculum.seed)
     if stage.grow != "random":
-        _fill(curriculum, stage, learned, before)
+        try:
+            _fill(curriculum, stage, learned, before)
+        except ConfigError as error:
+            raise ConfigError(f"stages.{name}: {error}") from error
     if stage.quantizer is not None:
         if learned.model.quantizer is not None:
             return quantize(learned, stage.quantizer)
@@ -154,24 +158,47 @@ def _changed(
 
 
 def first_batches(curriculum: Curriculum, name: str, model: Tokenizer) -> Iterator[Batch]:
-    """The first batches of a stage, of all processes together: 8 steps, then the first one of every task not seen yet.
+    """The first batches of a stage, the same in every process: 8 steps, or 200,000 tokens, and one of every task.
 
-    No more than 200,000 tokens.
+    Of large batches only the first samples: they need not fit into memory as a step of many processes does.
     """
-    stage = curriculum.stages[name]
+    stage = _smaller(curriculum.stages[name])
     batches = StageBatches(stage, name, curriculum.seed, model.patch_size, inputs=model.config.inputs)
     total, seen = 0, set[str]()
     for step in range(stage.steps):
-        task = batches.schedule.task(step)
-        if total >= MAX_TOKENS or (step >= LATENT_BATCHES and len(seen) == len(stage.tasks)):
+        enough = step >= LATENT_BATCHES or total >= MAX_TOKENS
+        if enough and len(seen) == len(stage.tasks):
             return
-        if step >= LATENT_BATCHES and task in seen:
+        task = batches.schedule.task(step)
+        if enough and task in seen:
             continue
         seen.add(task)
         for part in range(batches.parts):
-            batch = batches[step * batches.parts + part]
-            total += batch.tokens.num_tokens
-            yield batch
+            for batch in _within(batches[step * batches.parts + part]):
+                total += batch.tokens.num_tokens
+                yield batch
+
+
+def _smaller(stage: StageConfig) -> StageConfig:
+    """The stage with no more than 32 samples a batch."""
+    stage = replace(stage, micro=1, tasks=dict(stage.tasks), every_step=dict(stage.every_step))
+    for tasks in (stage.tasks, stage.every_step):
+        for key, task in tasks.items():
+            tasks[key] = replace(task, batch=min(task.batch, MAX_SAMPLES), tokens=min(task.tokens, MAX_PART))
+    return stage
+
+
+def _within(batch: Batch) -> Iterator[Batch]:
+    """The batch; one of too many tokens sample by sample, until there are enough."""
+    if batch.tokens.num_tokens <= MAX_PART:
+        yield batch
+        return
+    left = MAX_PART
+    for one in batch.unpack():
+        yield one
+        left -= one.tokens.num_tokens
+        if left <= 0:
+            return
 
 
 def _fill(curriculum: Curriculum, stage: StageConfig, learned: Learned, before: int) -> None:

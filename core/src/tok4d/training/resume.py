@@ -12,8 +12,8 @@ import torch
 
 from tok4d.config.loader import from_mapping, read_yaml, to_mapping
 from tok4d.config.schema import Curriculum
-from tok4d.errors import ConfigError
-from tok4d.training import checkpoint
+from tok4d.errors import ConfigError, DataError
+from tok4d.training import checkpoint, parallel
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,12 @@ def last_checkpoint(curriculum: Curriculum, out: Path, processes: int) -> checkp
         Tok4dError: for another configuration, or a broken checkpoint.
     """
     _refuse_other(curriculum, out / "curriculum.yaml")
-    found = checkpoint.load((out / "checkpoints" / "last").resolve())
+    folder = checkpoint.newest(out / "checkpoints")
+    if folder is None:
+        raise DataError(out / "checkpoints", "holds no checkpoint")
+    found = checkpoint.load(folder)
+    if not (out / "checkpoints" / "last").exists() and parallel.rank() == 0:
+        checkpoint.point_to(folder)
     for what, now, then in (
         ("threads", torch.get_num_threads(), found.state.threads),
         ("processes", processes, found.state.processes),
@@ -93,7 +98,7 @@ def refuse_existing(out: Path, resume: bool) -> None:
 def read_throughput(out: Path, total: int) -> dict[str, dict[str, Any]]:
     """How fast the stages of a run that is continued were; the one it stopped in is measured anew."""
     path = out / "throughput.json"
-    return dict(json.loads(path.read_text())) if path.is_file() and total else {}
+    return dict(_read(path)) if path.is_file() and total else {}
 
 
 def read_results(out: Path, total: int) -> list[dict[str, Any]]:
@@ -101,4 +106,11 @@ def read_results(out: Path, total: int) -> list[dict[str, Any]]:
     path = out / "results.json"
     if not path.is_file() or not total:
         return []
-    return [row for row in json.loads(path.read_text()) if row["step"] <= total]
+    return [row for row in _read(path) if row["step"] <= total]
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(path, f"is damaged ({error}); delete it to go on without the figures it held") from error

@@ -118,8 +118,8 @@ def train(
             unusable data, or a loss that is not finite.
         KeyboardInterrupt: for Ctrl-C; the run continues from its last checkpoint.
     """
-    resuming = resume and (out / "checkpoints" / "last").exists()
-    check_curriculum(curriculum, fresh=not resuming)
+    resuming = resume and checkpoint.newest(out / "checkpoints") is not None
+    check_curriculum(curriculum, fresh=not resuming, files=True)
     progress = _resumed(curriculum, out) if resuming else None
     if progress is None:
         refuse_existing(out, resume)
