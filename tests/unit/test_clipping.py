@@ -1,4 +1,4 @@
-"""Gradient clipping: one norm over all groups, each counted by its learning-rate factor."""
+"""Gradient clipping: one norm over all groups, slow ones counted by their factor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def parameter(*gradient: float) -> nn.Parameter:
 
 def test_the_norm_by_hand():
     fast, slow = parameter(3.0, 0.0), parameter(400.0)
-    norm = clip([{"params": [fast], "scale": 1.0}, {"params": [slow], "scale": 0.01}], 2.5)
+    norm = clip([{"params": [fast], "counts": 1.0}, {"params": [slow], "counts": 0.01}], 2.5)
     assert float(norm) == pytest.approx(5.0)  # 3 and 4
     assert fast.grad.tolist() == pytest.approx([1.5, 0.0])
     assert slow.grad.tolist() == pytest.approx([200.0])
@@ -35,14 +35,14 @@ def test_what_is_short_enough_stays():
 @pytest.mark.parametrize("scale", [1.0, 0.01, 0.0])
 def test_a_gradient_that_is_none_is_seen_in_every_group(scale):
     broken = parameter(float("nan"))
-    assert torch.isnan(clip([{"params": [parameter(1.0)], "scale": 1.0}, {"params": [broken], "scale": scale}], 1.0))
+    assert torch.isnan(clip([{"params": [parameter(1.0)], "counts": 1.0}, {"params": [broken], "counts": scale}], 1.0))
 
 
 def test_as_torch_does_where_all_move_alike():
     torch.manual_seed(0)
     ours = [parameter(*torch.randn(n).tolist()) for n in (5, 7, 1)]
     theirs = [parameter(*p.grad.tolist()) for p in ours]
-    norm = clip([{"params": ours[:2], "scale": 1.0}, {"params": ours[2:], "scale": 1.0}], 0.5)
+    norm = clip([{"params": ours[:2], "counts": 1.0}, {"params": ours[2:], "counts": 1.0}], 0.5)
     torch.testing.assert_close(norm, nn.utils.clip_grad_norm_(theirs, 0.5))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one.grad, other.grad)

@@ -48,7 +48,7 @@ class OptimizerConfig:
         slow: further parameters, by the beginning of their names, that take `ends_scale` and do not decay: where a
             model's start holds a solution (`grow: clips` in the first MLPs).
         weight_decay: on the blocks' matrices; norms, biases, tables and probes are never decayed.
-        clip: bound of the gradient's norm, over all groups, each counted by its factor.
+        clip: bound of the gradient's norm; what takes `ends_scale` counts by that factor.
         ema: decay of the averaged weights; effective min(ema, (1 + t) / (10 + t)).
     """
 

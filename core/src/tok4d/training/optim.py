@@ -20,18 +20,22 @@ def param_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, An
     """Groups by (learning-rate factor, weight decay): only the blocks' matrices decay.
 
     Norms, biases, tables, probes, the ends of the model and what `slow` names take `ends_scale`; encoder parameters
-    also `encoder_scale`. Every group has its factor as `scale`.
+    also `encoder_scale`. Every group has its factor as `scale`, and `ends_scale` alone, where it takes that, as
+    `counts`: what it counts in the gradient's norm.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         matrix = parameter.ndim >= 2 and not name.endswith(("gamma", "position_embedding.weight"))
         end = name.startswith((*ENDS, *config.slow)) or not matrix
-        scale = config.ends_scale if end else 1.0
-        scale *= config.encoder_scale if name.startswith(("encoder.", "proj.")) else 1.0
-        groups.setdefault((scale, 0.0 if end else config.weight_decay), []).append(parameter)
-    return [{"params": params, "scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()]
+        counts = config.ends_scale if end else 1.0
+        scale = counts * (config.encoder_scale if name.startswith(("encoder.", "proj.")) else 1.0)
+        groups.setdefault((scale, 0.0 if end else config.weight_decay, counts), []).append(parameter)
+    return [
+        {"params": params, "scale": scale, "weight_decay": decay, "counts": counts}
+        for (scale, decay, counts), params in groups.items()
+    ]
 
 
 def make_adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

@@ -189,11 +189,11 @@ def prepare_blocks(model: Tokenizer, *, recompute: bool, compiled: bool) -> None
 def clip(groups: Sequence[Mapping[str, Any]], bound: float) -> Tensor:
     """Scale all gradients down so that their norm, over everything and all shards, is at most `bound`.
 
-    A group counts by its learning-rate factor, so that what hardly moves does not take the step from what does: the
+    What `ends_scale` slows counts by that factor, so that what hardly moves does not take the step from what does: the
     switch of `grow: clips` has gradients ten times those of everything else together.
 
     Args:
-        groups: AdamW's: `params` and `scale` (1 where it is missing).
+        groups: AdamW's: `params` and `counts` (1 where it is missing).
 
     Returns:
         The norm before that, a scalar; the same on all processes.
@@ -205,7 +205,7 @@ def clip(groups: Sequence[Mapping[str, Any]], bound: float) -> Tensor:
         given = [p for p in group["params"] if p.grad is not None]
         apart = [local(cast(Tensor, p.grad)) for p in given if isinstance(p, _dtensor())]
         whole = [cast(Tensor, p.grad) for p in given if not isinstance(p, _dtensor())]
-        factor = float(group.get("scale", 1.0)) ** 2
+        factor = float(group.get("counts", 1.0)) ** 2
         spread = spread + factor * _squares(apart)
         total = total + factor * _squares(whole)
         shards += apart
