@@ -18,7 +18,7 @@ from tok4d_video.writing import VideoWriter
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# `make` sets up an environment and trains; its own targets are tested in test_makefile.py and test_demo.py.
+# `make` sets up an environment and trains; what `make demo` runs is tested in test_demo.py.
 COMMANDS = [
     line.split("  #")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)

@@ -248,6 +248,34 @@ def test_measures_look_at_the_same_reconstructions_in_another_way():
     assert all(row.measured is not None for row in psnr.values())
 
 
+def test_files_that_cannot_be_used_are_named_and_left_out(tmp_path):
+    """A whole group of broken files too: groups of four, of which the first has no sample."""
+    from PIL import Image
+
+    for number in range(7):
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    arguments = ["-m", "jpeg,quality=20", "--data", "image/folder", "--options", f"{{path: {tmp_path}, split: all}}"]
+    more = ["--size", "48", "--network", "", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["bench", "sensitivity", *arguments, *more])
+    assert result.exit_code == 1
+    for number in range(5):
+        (line,) = (line for line in result.stderr.splitlines() if f"{number}.png" in line)
+        assert line.count(f"{number}.png") == 1
+        assert "0 bytes" in line
+    found = json.loads((tmp_path / "out/sensitivity.json").read_text())
+    assert len(found["bad"]) == 5
+    assert {row["n"] for row in found["rows"] if row["measured"] is not None} == {2}
+    assert "2 samples of image/folder" in (tmp_path / "out/sensitivity.md").read_text()
+    for number in (5, 6):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    result = CliRunner().invoke(app, ["bench", "sensitivity", *arguments, *more])
+    assert result.exit_code == 1
+    assert "no sample could be used" in result.stderr
+
+
 def test_views_of_pictures():
     picture = torch.rand(2, 3, 16, 24) * 2 - 1
     assert inner(picture).shape == (2, 3, 14, 21)

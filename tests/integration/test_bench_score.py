@@ -87,6 +87,22 @@ def test_figures_of_two_folders_are_those_of_their_files(folders, tmp_path):
     np.testing.assert_allclose(rows["psnr.psnr"].to_numpy(), expected, atol=1e-6)
 
 
+def test_originals_of_the_same_names_and_sizes_are_told_apart_by_what_they_hold(tmp_path):
+    """Features of originals are kept between runs: another folder or an edited file must not get those of before."""
+    found = []
+    for folder, seed in (("x", 1), ("y", 2), ("x", 3)):  # the last time, the files of the first folder are edited
+        for number in range(2):
+            original = picture(tmp_path / folder / "ref" / f"{number}.bmp", noise(10 * seed + number))
+            picture(tmp_path / folder / "rec" / f"{number}.bmp", worse(original, 9))
+        ref, rec = tmp_path / folder / "ref", tmp_path / folder / "rec"
+        _, document, _ = run(ref, rec, "-o", tmp_path / "out", "--measures", "psnr", "--name", "codec")
+        protocol = next(iter(document["protocols"].values()))
+        found.append((protocol["data"]["digest"], values(document)["psnr"]))
+        reread = PairData("x", "image", *_pairs(ref, rec))
+        assert reread.digest == protocol["data"]["digest"]
+    assert len(set(found)) == len({digest for digest, _ in found}) == len({value for _, value in found}) == 3
+
+
 def test_a_perfect_copy_has_the_figures_of_the_identity(folders, tmp_path):
     ref, _, _ = folders
     copies = tmp_path / "copies"
@@ -135,6 +151,10 @@ def test_files_without_a_partner_and_broken_ones_are_named_and_do_not_count(fold
     assert "neither size can be compared" in reasons["small.png"]
     assert "has no original in" in reasons["extra.png"]
     assert all(name in said for name in reasons)
+    assert "left out of :" not in said
+    (line,) = (line for line in said.splitlines() if "broken.png" in line)
+    assert line.count("broken.png") == 1
+    assert "left out: extra.png: has no original in" in said
 
 
 def test_sets_of_features_stay_aligned_when_the_files_of_another_tokenizer_are_broken(folders, tmp_path):

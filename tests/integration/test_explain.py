@@ -191,6 +191,21 @@ def test_command_writes_the_same_twice(model: Path, tmp_path: Path) -> None:
     assert (tmp_path / "one" / "landscape.png").is_file()
 
 
+def test_files_that_cannot_be_used_are_named_and_left_out(model: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number in range(4):
+        Image.new("RGB", (32, 32), (40 * number, 90, 10)).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes(b"")
+    arguments = ["-m", str(model), "--data", "image/folder", "--options", f"{{path: {tmp_path}}}", "--side", "32"]
+    code, output = run(*arguments, "--losses", "{l1: 1}", "--parts", "gradients", "-o", str(tmp_path / "out"))
+    assert code == 1
+    assert f"left out: {tmp_path}/1.png: is empty (0 bytes)" in output
+    found = json.loads((tmp_path / "out" / "explain.json").read_text())
+    assert (found["samples"], len(found["bad"])) == (3, 1)
+    assert "1 could not be used and are left out" in (tmp_path / "out" / "explain.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -29,13 +29,20 @@ def best(comparison: Comparison, metric: str) -> list[bool]:
 
 def test_best_by_the_direction_of_each_metric(tmp_path: Path) -> None:
     down, none = {"higher_is_better": False}, {"higher_is_better": None}
-    write_run(tmp_path, "a", [record("psnr", 30.0), record("lpips", 0.2, **down), record("tokens", 1.0, **none)])
-    write_run(tmp_path, "b", [record("psnr", 31.0), record("lpips", 0.3, **down), record("tokens", 2.0, **none)])
+
+    rates = [record("bits_per_pixel", value, **down) for value in (0.5, 0.7)]
+    write_run(
+        tmp_path, "a", [record("psnr", 30.0), record("lpips", 0.2, **down), record("tokens", 1.0, **none), rates[0]]
+    )
+    write_run(
+        tmp_path, "b", [record("psnr", 31.0), record("lpips", 0.3, **down), record("tokens", 2.0, **none), rates[1]]
+    )
     found = compare(find_runs([tmp_path]))
     assert [column.label for column in found.columns] == ["a", "b"]
     assert best(found, "psnr") == [False, True]
     assert best(found, "lpips") == [True, False]
     assert best(found, "tokens") == [False, False]
+    assert best(found, "bits_per_pixel") == [False, False]  # what they spend
     assert found.differences == []
 
 

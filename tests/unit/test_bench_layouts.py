@@ -325,6 +325,26 @@ def test_the_digest_follows_files_names_captions_and_labels(by_class: Path) -> N
     assert len({first, second, digest()}) == 3
 
 
+def test_digests_follow_what_files_hold_and_not_their_names_and_sizes(tmp_path: Path, davis_folder: Path) -> None:
+    def digests() -> list[str]:
+        sources = [{"source": "image/folder", "options": {"path": str(tmp_path / "flat")}}]
+        sources += [{"source": "image/manifest", "options": {"path": str(tmp_path / "flat/list.csv")}}]
+        tasks = [*(TaskSpec(data=data) for data in sources), TaskSpec(data={"layout": "davis"})]
+        return [open_data(task, {"davis": davis_folder}).digest for task in tasks]
+
+    text(tmp_path / "flat/list.csv", "path,caption\na.bmp,one\n")
+    picture(tmp_path / "flat/a.bmp", colour="red")
+    frame = davis_folder / "JPEGImages/480p/dog/00001.jpg"
+    first, sizes = digests(), [path.stat().st_size for path in (tmp_path / "flat/a.bmp", frame)]
+    assert digests() == first
+    picture(tmp_path / "flat/a.bmp", colour="blue")
+    held = bytearray(frame.read_bytes())
+    held[-3] ^= 1
+    frame.write_bytes(held)
+    assert sizes == [path.stat().st_size for path in (tmp_path / "flat/a.bmp", frame)]
+    assert all(now != before for now, before in zip(digests(), first, strict=True))
+
+
 def test_a_file_that_is_gone_is_a_bad_sample(by_class: Path) -> None:
     data = open_data(TaskSpec(data={"layout": "imagenet"}, measures=["psnr"]), {"imagenet": by_class})
     assert isinstance(data, ListedData)

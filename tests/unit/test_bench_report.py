@@ -16,7 +16,9 @@ from bench_made import pictures
 from PIL import Image
 from typer.testing import CliRunner
 
+from tok4d.errors import Tok4dError
 from tok4d.modality import Sample
+from tok4d.testing import tiny_tokenizer
 from tok4d_bench.cli.app import app
 from tok4d_bench.compare.runs import find_runs
 from tok4d_bench.report.build import Asked, write_report
@@ -128,6 +130,40 @@ def test_the_command(made: Path, tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert found["samples"] == 0
     assert (tmp_path / "page/index.html").is_file()
+
+
+def test_a_metric_that_is_not_there_is_an_error(made: Path, tmp_path: Path) -> None:
+    arguments = ["report", str(made / "runs"), "-o", str(tmp_path / "page"), "--suite", str(made / "made.yaml")]
+    result = CliRunner().invoke(app, [*arguments, "--by", "psnrr"])
+    assert result.exit_code == 1
+    assert "unknown metric with values per sample 'psnrr'. Did you mean 'psnr'" in result.stderr
+    assert not (tmp_path / "page").exists()
+    assert CliRunner().invoke(app, [*arguments, "--by", "psnr"]).exit_code == 0
+
+
+def test_a_model_is_found_from_anywhere_and_missed_by_name(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run names the whole path of its folder; one that is gone is said to be, with the way out."""
+    from tok4d_bench.report.remake import Remaker
+
+    tiny_tokenizer().save_pretrained(tmp_path / "here/m")
+    monkeypatch.chdir(tmp_path / "here")
+    subject = load_subject("m")
+    assert subject.spec == str(tmp_path / "here/m")
+    assert load_subject("tok4d:m,cached_steps=1").spec == f"tok4d:{tmp_path}/here/m,cached_steps=1"
+    assert load_subject("jpeg,bpp=1").spec == "jpeg,bpp=1"
+    run_suite(load_suite(made / "made.yaml"), subject, Work(tmp_path / "runs", limit=1))
+    monkeypatch.chdir(tmp_path)
+    (run,) = find_runs([tmp_path / "runs"])
+    assert Remaker({}, [], {}).subject(run).digest == subject.digest
+    (tmp_path / "here/m").rename(tmp_path / "moved")
+    with pytest.raises(Tok4dError, match=r"its folder .*/here/m is not there any more; give the model with -m"):
+        Remaker({}, [], {}).subject(run)
+    run.content["spec"] = "m"  # as runs of before name it
+    with pytest.raises(Tok4dError, match="its folder m is not there any more; give the model with -m"):
+        Remaker({}, ["jpeg,bpp=1"], {}).subject(run)
+    assert Remaker({}, [str(tmp_path / "moved")], {}).subject(run).digest == subject.digest
 
 
 def test_values_whose_mean_is_not_the_figure_are_not_shown(made: Path) -> None:

@@ -75,6 +75,24 @@ def test_mistakes_are_named_with_their_place(content: dict[str, object], words: 
     assert str(caught.value).startswith("folder/mine.yaml: ")
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("lpips", {"nett": "vgg"}, "measure lpips: unknown option 'nett'. Did you mean 'net'"),
+        ("lpips", {"size": 0}, "lpips: size 0 must be at least 16"),
+        ("lpips", {"size": 30, "net": "alex"}, "lpips: size 30 must be at least 31"),
+        ("lpips", {"size": "big"}, "measure lpips: option size must be a whole number or left out, got 'big'"),
+        ("frechet", {"network": 5}, "measure frechet: option network must be text, got 5"),
+        ("frechet", {"pca": 2.5}, "measure frechet: option pca must be a whole number, got 2.5"),
+        ("retrieval", {"at": 5}, "measure retrieval: option at must be a list of a whole number each, got 5"),
+        ("psnr", {"peak": 1}, "measure psnr: unknown option 'peak'"),
+    ],
+)
+def test_options_of_a_measure_are_checked(name: str, options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_measure(name, options)
+
+
 def test_a_file_by_path_and_an_unknown_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(suite(inner_batch=3)))

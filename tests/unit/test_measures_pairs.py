@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from tok4d_bench.measures.codes import Codebook, Rate
 from tok4d_bench.measures.memory import MemoryData, MemoryReader, measure_pairs
 from tok4d_bench.measures.pictures import LPIPS, MSSSIM, PSNR, SSIM, PooledPSNR
 from tok4d_bench.measures.speed import Speed
+from tok4d_bench.peak import Peak
 from tok4d_bench.statistics.bootstrap import mean, mean_error, statistic_error
 from tok4d_bench.statistics.codes import as_row, code_use, from_rows
 
@@ -196,6 +201,52 @@ def test_continuous_latents_have_neither_codes_nor_rate() -> None:
     assert rate.value is None
     assert "no rate" in rate.note
     assert tokens.value == 6
+
+
+def test_what_is_not_coded_has_neither_rate_nor_tokens() -> None:
+    from tok4d_bench.score.pairs import FilesSubject
+    from tok4d_bench.subjects.identity import Identity
+
+    originals = [image(i) for i in range(3)]
+    restored = [Restored(one) for one in originals]
+    for subject, why in (
+        (Identity(), "identity gives no bits: the originals themselves are not coded"),
+        (FilesSubject(Path("rec"), {}), "rec gives no bits: .*give the folder of the coded files with --coded"),
+    ):
+        (rate,) = measure_pairs([Rate()], originals, restored, subject)[0]
+        assert rate.value is None
+        assert re.fullmatch(why, rate.note)
+
+
+PEAKS = """
+import torch
+from tok4d_bench.peak import Peak
+first = Peak()
+made = torch.ones(50_000_000)
+del made
+large = first.bytes()
+second = Peak()
+made = torch.ones(1_000_000)
+print("none" if second.lifelong else large - second.bytes())
+"""
+
+
+def test_a_peak_is_not_that_of_what_was_before() -> None:
+    done = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True, timeout=120)
+    if done.stdout.strip() == "none":
+        pytest.skip("this system does not forget a peak")
+    assert int(done.stdout) > 150_000_000
+
+
+def test_a_peak_of_the_whole_process_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tok4d_bench.peak.CLEAR", tmp_path)  # a folder: it cannot be written to
+    peak = Peak()
+    assert peak.lifelong
+    assert peak.bytes() > 1_000_000
+    results = [Timed(Restored(image(0)), 1.0, 1.0, peak.bytes(), peak.lifelong)]
+    reader = MemoryReader(Speed().columns([image(0)], results))
+    notes = {value.metric: value.note for value in Speed().finish(reader, MemoryData([]), Discrete())}
+    assert "does not forget a peak" in notes["peak_memory"]
 
 
 def test_rate_is_the_mean_over_samples_of_bits_per_pixel() -> None:

@@ -14,6 +14,7 @@ from tok4d.errors import ConfigError
 from tok4d.modality import Sample
 from tok4d.plugins.registry import metric_factory, names, provider
 from tok4d_bench.contracts import MEASURE_KINDS, BenchData, ChunkReader, Columns, Measure, Subject, UnsuitedError, Value
+from tok4d_bench.typed import build
 
 
 class MetricMeasure(Measure):
@@ -64,14 +65,11 @@ def make_measure(name: str, options: Mapping[str, Any]) -> Measure:
 
     Raises:
         PluginError: for an unknown name, with the nearest.
-        ConfigError: for options that it does not take.
+        ConfigError: for options that it does not take, with the nearest, or of another type.
     """
     found = metric_factory(name)
     if isinstance(found, type) and issubclass(found, Measure):
-        try:
-            measure = found(**options)
-        except TypeError as error:
-            raise ConfigError(f"measure {name}: {' '.join(str(error).split())}") from None
+        measure = build(f"measure {name}", found, options)
         if measure.kind not in MEASURE_KINDS:
             raise ConfigError(f"measure {name} is of kind {measure.kind!r}; it must be one of {MEASURE_KINDS}")
         return measure

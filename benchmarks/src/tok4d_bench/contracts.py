@@ -37,13 +37,17 @@ class SubjectError(Tok4dError):
     """A subject failed on given samples: on the first group of a task what needs it is left out, later the run ends."""
 
 
+class MeasureError(Tok4dError):
+    """A measure failed on a sample: it is left out of its task, and the run says so and ends with exit code 1."""
+
+
 @dataclass(frozen=True)
 class Restored:
     """What a subject makes of one sample.
 
     Attributes:
         sample: the reconstruction, unclamped and unrounded, of the original's shape.
-        bits: size of the coded sample in bits; None for continuous latents, which have no rate.
+        bits: size of the coded sample in bits; None where there is none, as of continuous latents.
         tokens: how many tokens it became; 0 where the subject has none.
         codes: FSQ indices `[T, G]`, where the subject has codes.
     """
@@ -62,13 +66,15 @@ class Timed:
         restored: what came back.
         seconds: wall seconds of the whole group, encoding and decoding, over the samples in it.
         cpu_seconds: the same of the process's CPU time.
-        peak_bytes: largest memory so far: of the process, or of its CUDA device where it computes there.
+        peak_bytes: largest memory meanwhile: of the process, or of its CUDA device where it computes there.
+        lifelong: whether it is the largest since the process began, where the system can tell no other.
     """
 
     restored: Restored
     seconds: float
     cpu_seconds: float
     peak_bytes: int
+    lifelong: bool = False
 
 
 class Subject(ABC):
@@ -83,6 +89,7 @@ class Subject(ABC):
         digest: SHA-256 of all that decides its output (weights, settings, library versions where they matter).
         reconstructs, embeds: modalities that it can do this for.
         discrete: whether `Restored.bits` is given.
+        no_bits: why not, where it is not.
         spec: what `load_subject` made it from; empty: it was made by hand.
     """
 
@@ -92,6 +99,7 @@ class Subject(ABC):
     reconstructs: tuple[str, ...] = ()
     embeds: tuple[str, ...] = ()
     discrete: bool = False
+    no_bits: str = "continuous latents have no rate"
 
     def facts(self) -> dict[str, Any]:
         """What a reader wants to know beside the figures: parameters, latent channels, compression, licence."""
@@ -134,7 +142,7 @@ class BenchData(ABC):
     @property
     @abstractmethod
     def digest(self) -> str:
-        """SHA-256 of what the samples are: keys with sizes or digests of the files, captions and labels."""
+        """SHA-256 of what the samples are: keys with digests of the files or their recipe, captions and labels."""
 
     @abstractmethod
     def __len__(self) -> int:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from tok4d import __version__
 from tok4d_bench.contracts import flat_protocol
 
 HARNESS = 1  # raised when the runner itself changes what columns hold
+BLOCK = 1 << 20  # bytes of a file that are read at once
+UNREADABLE = "unreadable"
 _LIBRARIES = ("torch", "numpy", "pillow")
 
 
@@ -29,6 +33,28 @@ def canonical(value: Any) -> str:
 def sha256(value: Any) -> str:
     """Digest of anything that JSON holds."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def content(path: Path) -> str:
+    """SHA-256 of a file's bytes; read once while its size and time of change stay as they are.
+
+    `unreadable` for what cannot be read: that is a bad sample, named when it is loaded, and no broken data set.
+    """
+    try:
+        found = path.resolve()
+        state = found.stat()
+        return _content(str(found), state.st_size, state.st_mtime_ns)
+    except OSError:
+        return UNREADABLE
+
+
+@cache
+def _content(path: str, size: int, changed: int) -> str:
+    sha = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(BLOCK):
+            sha.update(block)
+    return sha.hexdigest()
 
 
 def fingerprint(protocol: Mapping[str, Any]) -> str:

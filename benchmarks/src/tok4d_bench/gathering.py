@@ -5,12 +5,13 @@ n = samples of a group, D = width of a vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from tok4d.errors import DataError
 from tok4d_bench.contracts import BenchData, ChunkReader, Columns, Measure, Restored, Subject, Value
 from tok4d_bench.groups import Group, read_groups
 
@@ -37,10 +38,17 @@ class Gathered(ChunkReader):
         return np.array(self._indices, dtype=np.int64)
 
 
-def groups_of(data: BenchData, inner_batch: int) -> Iterator[Group]:
-    """All groups that have a sample, in order, read as they are needed."""
+def groups_of(data: BenchData, inner_batch: int, bad: list[dict[str, str]]) -> Iterator[Group]:
+    """All groups that have a sample, in order, read as they are needed.
+
+    Args:
+        bad: receives `{key, reason}` of what could not be used, also of groups that have no sample.
+    """
     numbers = range(-(-len(data) // inner_batch))
-    yield from (group for group in read_groups(data, numbers, inner_batch, workers=0) if group.samples)
+    for group in read_groups(data, numbers, inner_batch, workers=0):
+        bad += [{"key": data.key(index), "reason": reason} for index, reason in group.bad]
+        if group.samples:
+            yield group
 
 
 def gather(
@@ -59,13 +67,21 @@ def gather(
 
 @torch.no_grad()
 def reconstruct_all(
-    data: BenchData, subject: Subject, inner_batch: int, advance: Callable[[float], None] = lambda groups: None
+    data: BenchData, subject: Subject, inner_batch: int, bad: list[dict[str, str]]
 ) -> list[tuple[Group, list[Restored]]]:
-    """Reconstructions of all groups, unrounded; noise is drawn from a state of each group's own."""
+    """Reconstructions of all groups, unrounded; noise is drawn from a state of each group's own.
+
+    Args:
+        bad: receives what could not be used.
+
+    Raises:
+        DataError: when that is everything.
+    """
     made = []
-    for group in groups_of(data, inner_batch):
+    for group in groups_of(data, inner_batch, bad):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(group.number)
             made.append((group, subject.reconstruct(group.samples)))
-        advance(1)
+    if not made:
+        raise DataError(data.name, f"no sample could be used: {bad[0]['reason'] if bad else 'there is none'}")
     return made

@@ -69,6 +69,7 @@ class Plan:
     Attributes:
         groups: how many there are.
         skipped: what is left out: `{task, what, why, fix}`.
+        failed: labels of the measures among it that failed on a sample.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Plan:
     data: Thinned | None
     slots: list[Slot] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
     @property
     def groups(self) -> int:
@@ -84,6 +86,12 @@ class Plan:
     def skip(self, what: str, why: str, fix: str = "") -> None:
         """Say that something is left out."""
         self.skipped.append({"task": self.name, "what": what, "why": why, "fix": fix})
+
+    def fail(self, slot: Slot, why: str) -> None:
+        """Leave out a measure that failed on a sample: a figure over the others would pass for one of all."""
+        self.skip(slot.label, f"failed: {why}", "leave out what it cannot take, or the measure")
+        self.failed.append(slot.label)
+        self.slots.remove(slot)
 
     def missing(self, requirement: Requirement) -> None:
         self.skip(requirement.what, requirement.missing, requirement.fix)

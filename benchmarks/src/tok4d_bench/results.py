@@ -10,7 +10,7 @@ import json
 import math
 import platform
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -25,6 +25,7 @@ from tok4d.errors import DataError, Tok4dError
 from tok4d.training.manifest import code_state, hardware
 from tok4d.weights.folder import replacing, write_text
 from tok4d_bench.contracts import BenchData, Subject, Suite, Value
+from tok4d_bench.earlier import earlier, merged
 from tok4d_bench.fingerprint import sha256
 from tok4d_bench.store import INDEX, StoreReader
 
@@ -60,6 +61,8 @@ class Document:
         protocols: by fingerprint.
         skipped: `{task, what, why, fix}`.
         bad: `{task, key, reason}` of samples that could not be used.
+        failed: `task: measure` of those of `skipped` that failed on a sample.
+        kept: of the file that this one takes the place of: tasks that this run was not asked for.
         seconds: wall time of the command that finished the run.
     """
 
@@ -70,6 +73,8 @@ class Document:
     protocols: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: list[dict[str, str]] = field(default_factory=list)
     bad: list[dict[str, str]] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
     def add(self, task: str, slot: Slot, values: Sequence[Value]) -> None:
@@ -87,6 +92,11 @@ class Document:
             own = {**asdict(value), "value": _plain(value.value), "stderr": _plain(value.stderr), "n": int(value.n)}
             self.results.append(Record(task=task, fingerprint=key, reproducible=slot.measure.reproducible, **own))
 
+    def keep(self, path: Path, done: Collection[str]) -> None:
+        """Take over from an earlier file of the same suite and subject the tasks that are not in `done`."""
+        with suppress(DataError):  # none, or one that nothing can be taken from
+            self.kept = earlier(read_results(path), self.suite, self.subject, done)
+
     def as_dict(self) -> dict[str, Any]:
         """The document as JSON holds it."""
         subject = {"name": self.subject.name, "digest": self.subject.digest, "facts": self.subject.facts()}
@@ -100,6 +110,7 @@ class Document:
             "skipped": self.skipped,
             "bad": self.bad,
         }
+        content = merged(content, self.kept, self.suite.tasks)
         return {
             **content,
             "values": values_digest(content),

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from tok4d.errors import Tok4dError
-from tok4d_bench.contracts import Subject, SubjectError, Suite, UnsuitedError
+from tok4d_bench.contracts import MeasureError, Subject, SubjectError, Suite, UnsuitedError
 from tok4d_bench.data.samples import Thinned
 from tok4d_bench.groups import read_groups
 from tok4d_bench.planning import TEXT_KINDS, Plan, Settings, Slot, make_plan
@@ -66,8 +66,8 @@ def run_suite(suite: Suite, subject: Subject, work: Work) -> Document | None:
         What was found, which is also in `OUT/SUITE/SUBJECT/results.json`; None in processes other than rank 0.
 
     Raises:
-        Tok4dError: when a sample makes a measure fail, or the subject after the first group of a task: what was done
-            until then stays.
+        Tok4dError: when the subject fails after the first group of a task: what was done until then stays. A measure
+            that fails is left out of its task and named in `Document.failed`.
     """
     set_threads(work.settings.threads)
     began = time.monotonic()
@@ -86,6 +86,7 @@ def run_suite(suite: Suite, subject: Subject, work: Work) -> Document | None:
     if work.world.rank:
         return None
     document.seconds = time.monotonic() - began
+    document.keep(folder / "results.json", [plan.name for plan in plans])
     document.write(folder / "results.json")
     return document
 
@@ -95,6 +96,7 @@ def _fill(plan: Plan, subject: Subject, work: Work) -> None:
     if plan.data is None or not plan.slots:
         return
     _check_texts(plan, subject)
+    _try_failed(plan, subject, work)
     _try_first(plan, subject, work)
     missing: _Missing = {id(store): set(range(plan.groups)) - store.groups() for store in _stores(plan.slots)}
     numbers = [n for n in range(plan.groups) if work.world.owns(n) and any(n in lacks for lacks in missing.values())]
@@ -106,11 +108,25 @@ def _fill(plan: Plan, subject: Subject, work: Work) -> None:
         writers = {id(store): stack.enter_context(Writer(store)) for store in _stores(plan.slots)}
         for group in stack.enter_context(closing(groups)):
             worker = Worker(group, plan.data, subject, work.settings)
-            for slot in plan.slots:
-                for store in _stores([slot]):
-                    if group.number in missing[id(store)]:
-                        writers[id(store)].add(group.number, worker.part(slot, store))
+            for slot in list(plan.slots):
+                _group(plan, slot, worker, missing, writers)
             work.advance(1)
+            if not plan.slots:
+                break
+
+
+def _group(plan: Plan, slot: Slot, worker: Worker, missing: _Missing, writers: Mapping[int, Writer]) -> None:
+    """The columns of one group that a measure lacks; without the measure from then on where it fails."""
+    number = worker.group.number
+    try:
+        for store in _stores([slot]):
+            if number in missing[id(store)]:
+                writers[id(store)].add(number, worker.part(slot, store))
+    except SubjectError:
+        raise
+    except (MeasureError, UnsuitedError, NotImplementedError) as error:
+        slot.store.fail(number, str(error))  # the other processes have to know, rank 0 above all
+        plan.fail(slot, str(error))
 
 
 def _stores(slots: Sequence[Slot]) -> list[Store]:
@@ -127,6 +143,25 @@ def _check_texts(plan: Plan, subject: Subject) -> None:
         except (Tok4dError, NotImplementedError) as error:
             plan.skip(plan.spec.kind, str(error))
             plan.slots = []
+
+
+def _try_failed(plan: Plan, subject: Subject, work: Work) -> None:
+    """Try again the group on which a measure failed in an earlier run; leave it out at once where it still does."""
+    assert plan.data is not None
+    for slot in list(plan.slots):
+        if (held := slot.store.failure()) is None:
+            continue
+        (group,) = read_groups(plan.data, [held[0]], plan.spec.inner_batch, workers=0)
+        worker = Worker(group, plan.data, subject, work.settings)
+        try:
+            for store in _stores([slot]):
+                worker.part(slot, store)
+        except SubjectError:
+            continue  # told where it is tried in its turn
+        except (MeasureError, UnsuitedError, NotImplementedError) as error:
+            plan.fail(slot, str(error))
+            continue
+        slot.store.forgive()
 
 
 def _try_first(plan: Plan, subject: Subject, work: Work) -> None:
@@ -148,6 +183,9 @@ def _try_first(plan: Plan, subject: Subject, work: Work) -> None:
         except (UnsuitedError, SubjectError, NotImplementedError) as error:
             plan.skip(slot.label, str(error))
             plan.slots.remove(slot)
+            continue
+        except MeasureError as error:
+            plan.fail(slot, str(error))  # every process sees this for itself
             continue
         if slot.measure.reproducible and work.world.rank == 0:
             for store in _stores([slot]):
@@ -172,6 +210,9 @@ def _wait(plan: Plan, work: Work) -> None:
             before, since = left, time.monotonic()
         if work.world.size == 1 or time.monotonic() - since > IDLE_SECONDS:
             raise Tok4dError(f"task {plan.name}: {left} groups have no columns; start the run again to complete it")
+        for slot in list(plan.slots):
+            if (held := slot.store.failure()) is not None:
+                plan.fail(slot, held[1])
         work.alive()
         time.sleep(_POLL)
 
@@ -181,7 +222,7 @@ def _finish(plan: Plan, subject: Subject, folder: Path, document: Document) -> N
     if plan.data is not None and plan.slots:
         bad = plan.slots[0].reader().bad()
         document.bad += [{"task": plan.name, "key": plan.data.key(index), "reason": reason} for index, reason in bad]
-        for slot in plan.slots:
+        for slot in list(plan.slots):
             reader = slot.reader()
             if reader.n == 0:
                 plan.skip(slot.label, f"none of {len(plan.data)} samples could be used", "see `bad`")
@@ -192,6 +233,10 @@ def _finish(plan: Plan, subject: Subject, folder: Path, document: Document) -> N
             except (UnsuitedError, NotImplementedError) as error:
                 plan.skip(slot.label, str(error))
                 continue
+            except Tok4dError as error:
+                plan.fail(slot, str(error))
+                continue
             document.add(plan.name, slot, values)
         write_samples(folder / "samples.parquet", plan.data, plan.slots)
     document.skipped += plan.skipped
+    document.failed += [f"{plan.name}: {label}" for label in plan.failed]

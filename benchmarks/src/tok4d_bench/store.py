@@ -21,13 +21,14 @@ from typing import NamedTuple
 import numpy as np
 
 from tok4d.errors import DataError
-from tok4d.weights.folder import replacing
+from tok4d.weights.folder import replacing, write_text
 from tok4d_bench.contracts import ChunkReader, Columns
 from tok4d_bench.world import BLOCK
 
 PIECE = 512  # rows that a reader gives at once
 FLUSH_SECONDS = 5.0  # work that a killed run may lose, beside the group it was at
 INDEX, BAD = "_index", "_bad"
+FAILED = "failed.json"  # beside the columns: the group that a measure could not take, and why
 _NAME = re.compile(r"(\d{6,})-(\d{6,})\.npz")
 
 
@@ -107,6 +108,30 @@ class Store:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(path, f"stored columns cannot be read ({error}); remove the file and run again") from error
         return Part(arrays, index, bad)
+
+    def fail(self, group: int, why: str) -> None:
+        """Leave word, for this process and others, that a group has no columns because its measure failed on it.
+
+        Raises:
+            DataError: when it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / FAILED, json.dumps({"group": group, "why": why}) + "\n")
+        except OSError as error:
+            raise DataError(self.folder / FAILED, f"cannot be written ({error.strerror or error})") from error
+
+    def failure(self) -> tuple[int, str] | None:
+        """The group that failed and why; None: none did."""
+        try:
+            held = json.loads((self.folder / FAILED).read_text(encoding="utf-8"))
+            return int(held["group"]), str(held["why"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def forgive(self) -> None:
+        """Forget a failure: the group works by now."""
+        (self.folder / FAILED).unlink(missing_ok=True)
 
     def parts(self, names: Sequence[str] | None = None) -> Iterator[Part]:
         """All groups once, in order, with all columns or some.

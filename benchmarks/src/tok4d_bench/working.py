@@ -6,8 +6,6 @@ n = samples of a group, D = width of an embedding or feature.
 from __future__ import annotations
 
 import hashlib
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +16,10 @@ import torch
 from torch import Tensor
 
 from tok4d.errors import Tok4dError
-from tok4d_bench.contracts import Columns, Measure, Subject, SubjectError, Timed, UnsuitedError
+from tok4d_bench.contracts import Columns, Measure, MeasureError, Subject, SubjectError, Timed, UnsuitedError
 from tok4d_bench.data.samples import Thinned
 from tok4d_bench.groups import Group
+from tok4d_bench.peak import Peak
 from tok4d_bench.planning import Settings, Slot
 from tok4d_bench.store import Part, Store
 
@@ -39,27 +38,44 @@ class Worker:
         Raises:
             UnsuitedError, NotImplementedError: when this cannot be done at all.
             SubjectError: when the subject fails, naming the group.
-            Tok4dError: when the measure fails, naming the group.
+            MeasureError: when the measure fails, naming the sample.
         """
         samples = self.group.samples
         columns: Columns = {}
         if samples:
             try:
-                if store is slot.reference:
-                    columns = slot.measure.reference(samples)
-                else:
-                    columns = slot.measure.columns(samples, self._results(slot.measure))
+                columns = self._columns(slot, store, slice(None))
             except UnsuitedError:
                 raise
+            except SubjectError as error:
+                named = f"group {self.group.number} ({samples[0].key}, ...)"
+                raise SubjectError(f"{slot.label}, {named}: {error}") from error
             except Tok4dError as error:
-                kind = SubjectError if isinstance(error, SubjectError) else Tok4dError
-                raise kind(f"{slot.label}, group {self.group.number} ({samples[0].key}, ...): {error}") from error
+                raise MeasureError(self._failing(slot, store, str(error))) from error
         for name, values in columns.items():
             if len(values) != len(samples) or values.dtype == object:
                 found = f"{values.dtype} {list(values.shape)}"
-                raise Tok4dError(f"{slot.label}: column {name!r} must have {len(samples)} rows of numbers, got {found}")
+                raise MeasureError(f"column {name!r} must have {len(samples)} rows of numbers, got {found}")
         kept = {name: values[self.group.kept] for name, values in columns.items()}
         return Part(kept, np.array(self.group.index, dtype=np.int64), self.group.bad)
+
+    def _columns(self, slot: Slot, store: Store, places: slice) -> Columns:
+        samples = self.group.samples[places]
+        if store is slot.reference:
+            return slot.measure.reference(samples)
+        return slot.measure.columns(samples, self._results(slot.measure)[places])
+
+    def _failing(self, slot: Slot, store: Store, why: str) -> str:
+        """The sample that a measure cannot take, found by giving it each one alone, and why."""
+        for place in self.group.kept:
+            key = self.group.samples[place].key
+            try:
+                self._columns(slot, store, slice(place, place + 1))
+            except SubjectError:
+                break
+            except Tok4dError as error:
+                return str(error) if key in str(error) else f"{key}: {error}"
+        return f"group {self.group.number} ({self.group.samples[0].key}, ...): {why}"
 
     @torch.no_grad()
     def restored(self) -> list[Timed]:
@@ -93,15 +109,16 @@ class Worker:
             raise SubjectError(str(error)) from error
 
     def _restore(self) -> list[Timed]:
+        peak = Peak(self.settings.device)
         wall, cpu = time.perf_counter(), time.process_time()
         restored = self._ask(self.subject.reconstruct)
         count = len(self.group.samples)
         wall, cpu = (time.perf_counter() - wall) / count, (time.process_time() - cpu) / count
+        held = peak.bytes()
         if len(restored) != count:
             raise Tok4dError(f"{self.subject.name} gave {len(restored)} reconstructions for {count} samples")
         rounded = [replace(one, sample=self.data.prepare.rounded(one.sample)) for one in restored]
-        peak = _peak_bytes(self.settings.device)
-        return [Timed(one, wall, cpu, peak) for one in rounded]
+        return [Timed(one, wall, cpu, held, peak.lifelong) for one in rounded]
 
     def _vectors(self, vectors_nD: Tensor) -> Tensor:
         count = len(self.group.samples)
@@ -120,10 +137,3 @@ def _seed(state: int, device: str) -> None:
     torch.default_generator.manual_seed(state)
     if device.startswith("cuda"):
         torch.cuda.manual_seed_all(state)
-
-
-def _peak_bytes(device: str) -> int:
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -42,7 +42,7 @@ def make_card(
     probes = {where: Gathered() for where in WHERE}
     measures = {where: LinearProbe(where) for where in WHERE}
     bad: list[dict[str, str]] = []
-    for group in groups_of(data, inner_batch):
+    for group in groups_of(data, inner_batch, bad):
         samples = [group.samples[place] for place in group.kept]
         for encoded in subject.encoded(samples):
             latents.add(encoded.posterior)
@@ -50,7 +50,6 @@ def make_card(
                 codes.add(subject.model.quantize(encoded).indices)
         seams.add(samples)
         _probe(subject, group, probes, measures)
-        bad += [{"key": data.key(index), "reason": reason} for index, reason in group.bad]
         advance(1)
     quantizer = subject.model.quantizer
     return {

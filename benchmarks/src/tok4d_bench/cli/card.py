@@ -7,10 +7,10 @@ from pathlib import Path
 
 import typer
 
-from tok4d.cli.console import emit, note, progress
+from tok4d.cli.console import emit, progress
 from tok4d.errors import ConfigError, DataError
 from tok4d_bench.cli.options import JSON
-from tok4d_bench.cli.sources import OPTIONS, SOURCE, open_source, parse_options
+from tok4d_bench.cli.sources import OPTIONS, SOURCE, leave_out, open_source, parse_options
 
 
 def card(
@@ -58,7 +58,4 @@ def card(
     except OSError as error:
         raise DataError(out, f"cannot be written ({error.strerror or error})") from error
     emit(found, as_json, lambda: typer.echo(text, nl=False))
-    for item in found["bad"]:
-        note(f"left out: {item['key']}: {item['reason']}")
-    if found["bad"]:
-        raise typer.Exit(1)
+    leave_out(found["bad"])

@@ -43,6 +43,7 @@ def explain(
 ) -> None:
     """Explain a model's loss: the Fréchet distance in its mean and covariance parts on any network, gradients of every
     term and their cosines, and the landscape around the weights. Writes explain.json, explain.md and landscape.png.
+    Files that could not be used are named, and the exit code is then 1.
     """
     wanted = _parts(parts)
     changes = {key: _yaml(f"--{key}", text) for key, text in (("options", options), ("losses", losses)) if text}
@@ -64,6 +65,10 @@ def explain(
     }
     _write(out, found)
     emit(found, as_json, lambda: _render(out, found))
+    for reason in case.bad:
+        note(f"left out: {reason}")
+    if case.bad:
+        raise typer.Exit(1)
 
 
 def _parts(text: str) -> list[str]:

@@ -15,6 +15,7 @@ import typer
 from tok4d.cli.console import emit, note, progress, table
 from tok4d.errors import ConfigError, Tok4dError
 from tok4d_bench.cli.options import DATA, JSON, LIMIT, SUITE, TASKS, check_names, parse_folders, split_names
+from tok4d_bench.cli.sources import named
 from tok4d_bench.data.layouts import data_name
 from tok4d_bench.subjects.nulls import null_specs
 from tok4d_bench.suite import load_suite, select
@@ -48,7 +49,8 @@ def run(
     """Run a suite and write results.json and values per sample; stopped at any moment, the same command goes on.
 
     Exit code 0 when parts had to be skipped (stderr says which, and how to get them), 1 when nothing could run, when
-    files could not be used, or on an error. Under torchrun or Lightning's launcher processes share the work.
+    files could not be used, when a measure failed on a sample, or on an error. Under torchrun or Lightning's launcher
+    processes share the work.
     """
     announce_threads(os.environ, threads)  # before numpy and torch load: their pools are made once
     world = World.from_environment()
@@ -150,8 +152,9 @@ def _leave(documents: Sequence[Document]) -> None:
         for task, why in sorted(unknown):
             note(f"no figure for {document.subject.name}: {task}: {why}")
         for item in document.bad:
-            note(f"left out of {item['task']}: {item['key']}: {item['reason']}")
+            where = f"left out of {item['task']}" if item["task"] else "left out"
+            note(f"{where}: {named(item['key'], item['reason'])}")
         if all(record.value is None for record in document.results):
             note(f"nothing could be measured of {document.subject.name}")
-    if any(d.bad or all(record.value is None for record in d.results) for d in documents):
+    if any(d.bad or d.failed or all(record.value is None for record in d.results) for d in documents):
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ import typer
 from tok4d.cli.console import emit, note
 from tok4d.errors import ConfigError, DataError
 from tok4d_bench.cli.options import JSON
-from tok4d_bench.cli.sources import OPTIONS, SOURCE, open_source, parse_options
+from tok4d_bench.cli.sources import OPTIONS, SOURCE, leave_out, open_source, parse_options
 
 
 def sensitivity(
@@ -32,7 +32,8 @@ def sensitivity(
     """Measure the same samples under every size, filter, antialias, rounding, colour, mean and network in turn.
 
     One choice is changed at a time. What a model gets to see decides what it reconstructs, so a choice of the
-    preparation reconstructs anew; all others measure the same reconstructions in another way.
+    preparation reconstructs anew; all others measure the same reconstructions in another way. Files that could not be
+    used are named, and the exit code is then 1.
     """
     import os
 
@@ -51,6 +52,7 @@ def sensitivity(
     first = open_source(data, chosen, base_prepare(side), limit)
     if first.modality not in subject.reconstructs:
         raise ConfigError(f"{subject.name} does not reconstruct {first.modality}")
+    bad: list[dict[str, str]] = []
     rows = table_of(
         subject,
         lambda prepare: open_source(data, chosen, prepare, limit),
@@ -58,21 +60,25 @@ def sensitivity(
         side,
         used[0] if used else "",
         report=note,
+        bad=bad,
     )
     found = {
         "schema": 1,
         "subject": {"name": subject.name, "digest": subject.digest, "facts": subject.facts()},
         "data": {"name": first.name, "digest": first.digest, **first.protocol()},
         "rows": [asdict(row) for row in rows],
+        "bad": bad,
         "threads": threads,
         "versions": versions(),
     }
     lines = [
-        f"{len(first)} samples of {first.name}; the protocol: shorter side {side} by Pillow's bicubic, centre crop, "
-        "rounded to 8 bits. In brackets how far a choice moves the figure.",
+        f"{len(first) - len(bad)} samples of {first.name}; the protocol: shorter side {side} by Pillow's bicubic, "
+        "centre crop, rounded to 8 bits. In brackets how far a choice moves the figure.",
+        *([f"Left out, since they could not be used: {', '.join(item['key'] for item in bad)}."] if bad else []),
     ]
     _write(out, found, markdown(rows, f"Sensitivity of {subject.name}", lines))
     emit(found, as_json, lambda: typer.echo((out / "sensitivity.md").read_text(encoding="utf-8"), nl=False))
+    leave_out(bad)
 
 
 def _write(out: Path, found: object, text: str) -> None:

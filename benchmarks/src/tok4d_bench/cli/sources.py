@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from tok4d.cli.console import note
 from tok4d.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,6 +16,24 @@ if TYPE_CHECKING:
 
 SOURCE = typer.Option(..., "--data", metavar="SOURCE", help="Source of samples, such as image/photos or video/clips.")
 OPTIONS = typer.Option("", "--options", metavar="YAML", help="Its options: '{split: val, size: 128}'.")
+
+
+def leave_out(bad: Sequence[Mapping[str, str]]) -> None:
+    """Name what could not be used, and end with exit code 1 where there is something.
+
+    Args:
+        bad: `{key, reason}` each.
+    """
+    for item in bad:
+        note(f"left out: {named(item['key'], item['reason'])}")
+    if bad:
+        raise typer.Exit(1)
+
+
+def named(key: str, reason: str) -> str:
+    """A sample and what is wrong with it; errors of files begin with the path, and it often ends in the key."""
+    file, separator, _ = reason.partition(": ")
+    return reason if separator and Path(file).parts[-len(Path(key).parts) :] == Path(key).parts else f"{key}: {reason}"
 
 
 def parse_options(text: str) -> dict[str, Any]:

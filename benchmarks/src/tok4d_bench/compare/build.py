@@ -17,6 +17,8 @@ from tok4d_bench.compare.runs import Run, seedless
 from tok4d_bench.contracts import Suite
 from tok4d_bench.fingerprint import fingerprint
 
+NO_CONTEST = ("bits_per_pixel", "tokens_per_sample")  # what a subject spends: less is no merit by itself
+
 PUBLISHED = " †"  # after the names of published methods
 
 
@@ -99,7 +101,8 @@ def _row(
     first = next((record for record in known if record["value"] is not None), known[0])
     cells = [_cell(column, ignored) for column in found]
     nulls = [bool(column) and all(run.null for run, _ in column) for column in found]
-    marked = _marked(cells, nulls, first["higher_is_better"])
+    higher = None if first["metric"] in NO_CONTEST else first["higher_is_better"]
+    marked = _marked(cells, nulls, higher)
     extra = [None if value is None else Cell(value, differs=True) for value in published]
     return Row(
         *key,

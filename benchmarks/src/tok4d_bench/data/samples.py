@@ -16,13 +16,15 @@ from typing import Any
 
 import torch
 
+from tok4d.data.manifest import ManifestSource
+from tok4d.data.sharded import ShardSource
 from tok4d.data.source import FolderSource, Source
 from tok4d.errors import DataError, Tok4dError
 from tok4d.modality import Sample
 from tok4d.plugins.registry import modality
 from tok4d_bench.contracts import BenchData
 from tok4d_bench.data.listing import IMAGES, Item, Listing, files_of
-from tok4d_bench.fingerprint import sha256
+from tok4d_bench.fingerprint import content, sha256
 from tok4d_bench.prepare import Prepare
 
 
@@ -68,7 +70,7 @@ class Thinned(BenchData):
 class ListedData(Thinned):
     """Samples of a `Listing`.
 
-    The digest is over keys, sizes of files, captions and labels.
+    The digest is over keys, what the files hold, captions and labels.
     """
 
     def __init__(
@@ -100,15 +102,8 @@ class ListedData(Thinned):
 
     def identity(self, place: int) -> Any:
         item = self.listing.items[place]
-        try:
-            size = (
-                sum(p.stat().st_size for p in files_of(item.path, IMAGES))
-                if self.listing.frames
-                else (item.path.stat().st_size)
-            )
-        except OSError:
-            size = -1  # a file that is missing is a bad sample, not a broken data set
-        return [item.key, size, list(item.captions), item.label]
+        files = files_of(item.path, IMAGES) if self.listing.frames else [item.path]
+        return [item.key, [content(path) for path in files], list(item.captions), item.label]
 
     def load(self, index: int) -> Sample:
         item = self.item(index)
@@ -127,7 +122,7 @@ class ListedData(Thinned):
 class SourceData(Thinned):
     """Samples of a registered source.
 
-    The digest is over its options, the keys, and what the files are: a recipe's digest, or sizes of files.
+    The digest is over its options, the keys, and what the files are: a recipe's digest, or what each file holds.
     """
 
     def __init__(self, name: str, source: Source, prepare: Prepare, limit: int, about: Mapping[str, Any]) -> None:
@@ -139,9 +134,7 @@ class SourceData(Thinned):
         return self.source.key(self._places[index])
 
     def identity(self, place: int) -> Any:
-        files = getattr(self.source, "files", None) if isinstance(self.source, FolderSource) else None
-        size = files[place].stat().st_size if files else 0
-        return [self._identity, self.source.key(place), size]
+        return [self._identity, self.source.key(place), _held(self.source, place)]
 
     @cached_property
     def _identity(self) -> str:
@@ -200,10 +193,29 @@ def _source_of_files(listing: Listing, options: dict[str, Any]) -> Source:
     return source
 
 
+def _held(source: Source, place: int) -> Any:
+    """What the file of one sample holds, and what a manifest says of it; empty: the source has no file a sample."""
+    if isinstance(source, FolderSource):
+        return content(source.files[place])
+    if isinstance(source, ManifestSource):
+        row = source.rows[place]
+        return [content(source.folder / row.path), row.caption, row.label]
+    if isinstance(source, ShardSource):
+        return content(Path(str(source.entries[place].shard)))
+    return ""
+
+
 def _recipe_digest(source: Source, name: str) -> str:
-    """Digest of the recipe that a source reads: the one it names, or that of its own name; empty: none."""
-    if getattr(source, "path", ""):
-        return ""
+    """Digest of the recipe that a source reads: the one it names, or that of its own name; empty: none.
+
+    A folder that stands for the recipe counts by all of its files.
+    """
+    if path := getattr(source, "path", ""):
+        if isinstance(source, (FolderSource, ManifestSource, ShardSource)):
+            return ""
+        folder = Path(path).expanduser()
+        files = sorted(found for found in folder.rglob("*") if found.is_file())
+        return sha256([[found.relative_to(folder).as_posix(), content(found)] for found in files])
     from tok4d.data.recipes import load_recipe
     from tok4d.plugins.registry import config_names
 

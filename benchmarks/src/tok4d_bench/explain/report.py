@@ -17,6 +17,8 @@ def markdown(found: dict[str, Any]) -> str:
         f"model `{found['model']['digest'][:12]}`, seed {found['seed']}.",
         "",
     ]
+    if bad := found.get("bad"):
+        lines += [f"{len(bad)} could not be used and are left out: {'; '.join(bad)}.", ""]
     for key, write in (("distances", _distances), ("gradients", _gradients), ("landscape", _landscape)):
         if key in found:
             lines += [*write(found[key]), ""]

@@ -101,7 +101,7 @@ def vocabulary(subject: Subject) -> list[int]:
 
 
 class Rate(Measure):
-    """Bits per pixel (of every frame) and tokens a sample. Continuous latents have no rate.
+    """Bits per pixel (of every frame), and tokens a sample where there are some. Continuous latents have no rate.
 
     The mean over samples of each one's own bits per pixel; for data without pictures, bits per value.
     """
@@ -122,10 +122,12 @@ class Rate(Measure):
         if not len(bits):
             return [nothing("bits_per_pixel", "no samples", unit="bits", higher_is_better=False)]
         if np.isnan(bits).all():
-            why = f"{subject.name} gives no bits: continuous latents have no rate"
+            why = f"{subject.name} gives no bits: {subject.no_bits}"
             rate = nothing("bits_per_pixel", why, n=len(bits), unit="bits", higher_is_better=False)
         else:
             rate = mean_value("bits_per_pixel", bits / size, unit="bits", higher_is_better=False)
+        if not tokens.any():  # codecs and files have none: no figure, rather than zero
+            return [rate]
         return [rate, mean_value("tokens_per_sample", tokens, higher_is_better=None)]
 
 

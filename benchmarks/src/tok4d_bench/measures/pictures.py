@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tok4d.errors import DataError
+from tok4d.errors import ConfigError, DataError
 from tok4d.metrics import CAP_DB, decibels, squared_error
 from tok4d.modality import Sample
 from tok4d.networks import load_network
+from tok4d.networks.trunks import AlexNetTrunk, Vgg16Trunk
 from tok4d.plugins.registry import modality
 from tok4d_bench.contracts import BenchData, ChunkReader, Columns, Measure, Requirement, Restored, Subject, Value
 from tok4d_bench.measures.base import (
@@ -33,6 +34,7 @@ from tok4d_bench.statistics.blocks import column
 from tok4d_bench.statistics.bootstrap import mean, statistic_error
 
 LPIPS_TRUNKS = {"vgg": "vgg16", "alex": "alexnet"}
+LEAST = {"vgg": Vgg16Trunk.least, "alex": AlexNetTrunk.least}  # pixels of a side
 
 
 class PSNR(PairMean):
@@ -124,13 +126,16 @@ class LPIPS(PairMean):
         size: pictures are interpolated to size x size first; None: compared at their own.
 
     Raises:
-        ConfigError: for an unknown network.
+        ConfigError: for an unknown network, or a size that it cannot see.
     """
 
     higher_is_better = False
 
     def __init__(self, net: str = "vgg", size: int | None = None) -> None:
         self.net, self.size = one_of("LPIPS network", net, list(LPIPS_TRUNKS)), size
+        least = LEAST[net]
+        if size is not None and size < least:
+            raise ConfigError(f"lpips: size {size} must be at least {least}, the smallest side that {net} sees")
         self.name = f"lpips_{net}"
 
     def requirements(self) -> list[Requirement]:

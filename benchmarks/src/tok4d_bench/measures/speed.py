@@ -18,6 +18,8 @@ from tok4d_bench.measures.codes import pixels
 from tok4d_bench.statistics.blocks import column
 
 MEGA = 1e6
+PEAK = "of the process while it reconstructs, data included, or of its CUDA device"
+LIFELONG = "; of all that it did before too: this system does not forget a peak"
 
 
 class Speed(Measure):
@@ -42,20 +44,21 @@ class Speed(Measure):
         self.warm_up = warm_up
 
     def protocol(self) -> dict[str, Any]:
-        return {"implementation": "tok4d_bench.measures.speed", "version": 1, "warm_up": self.warm_up}
+        return {"implementation": "tok4d_bench.measures.speed", "version": 2, "warm_up": self.warm_up}
 
     def columns(self, originals: Sequence[Sample], results: Sequence[Timed]) -> Columns:
         return {
             "seconds": np.array([one.seconds for one in results], dtype=np.float64),
             "cpu_seconds": np.array([one.cpu_seconds for one in results], dtype=np.float64),
             "peak_bytes": np.array([one.peak_bytes for one in results], dtype=np.float64),
+            "lifelong": np.array([one.lifelong for one in results], dtype=np.float64),
             "tokens": np.array([one.restored.tokens for one in results], dtype=np.float64),
             "pixels": np.array([pixels(sample) for sample in originals], dtype=np.float64),
         }
 
     def finish(self, chunks: ChunkReader, data: BenchData, subject: Subject) -> list[Value]:
-        names = ("seconds", "cpu_seconds", "peak_bytes", "tokens", "pixels")
-        seconds, cpu, peak, tokens, size = (column(chunks(name), name) for name in names)
+        names = ("seconds", "cpu_seconds", "peak_bytes", "lifelong", "tokens", "pixels")
+        seconds, cpu, peak, lifelong, tokens, size = (column(chunks(name), name) for name in names)
         kept = slice(self.warm_up if len(seconds) > self.warm_up else 0, None)
         n, total = len(seconds[kept]), float(seconds[kept].sum())
         if not n or total <= 0:
@@ -72,7 +75,7 @@ class Speed(Measure):
                 None,
                 False,
                 "MB",
-                "of the process, data included, or of its CUDA device",
+                PEAK + (LIFELONG if lifelong.any() else ""),
             ),
         ]
         if tokens.any():

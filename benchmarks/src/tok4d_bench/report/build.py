@@ -22,7 +22,7 @@ from tok4d_bench.compare.runs import Run
 from tok4d_bench.contracts import Suite
 from tok4d_bench.report import charts
 from tok4d_bench.report.codebook import CodeUse, code_uses
-from tok4d_bench.report.gallery import Exhibit, exhibits
+from tok4d_bench.report.gallery import Exhibit, check_metric, exhibits
 from tok4d_bench.report.page import report_page
 from tok4d_bench.report.remake import Remaker
 from tok4d_bench.report.values import PerSample, per_sample
@@ -95,6 +95,8 @@ def write_report(runs: Sequence[Run], out: Path, asked: Asked) -> Report:
     """
     comparison = compare(runs, asked.anchors, asked.seeds, asked.suite)
     suites = _suites(runs, asked.suite)
+    if asked.by:
+        check_metric(runs, asked.by)
     said: list[str] = []
     try:
         (out / "media").mkdir(parents=True, exist_ok=True)

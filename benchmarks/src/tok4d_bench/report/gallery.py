@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tok4d.errors import DataError, Tok4dError
+from tok4d.errors import ConfigError, DataError, Tok4dError, unknown_name
 from tok4d_bench.compare.runs import Run
 from tok4d_bench.contracts import Subject
 from tok4d_bench.report.media import Shown, error_maps, show
@@ -84,6 +84,18 @@ def exhibits(
             said.append(f"at most {MOST_RUNS} reconstructions of a sample are shown")
         found += [_exhibit(suite, choices[place], made[place], out) for place in sorted(made)]
     return found
+
+
+def check_metric(runs: Sequence[Run], by: str) -> None:
+    """Refuse a metric that no sample can be chosen by.
+
+    Raises:
+        ConfigError: with those that there are.
+    """
+    tasks = [(run, task) for run in runs for task in dict.fromkeys(r["task"] for r in run.content["results"])]
+    known = {one.metric for run, task in tasks for one in _of_pairs(run, task)}
+    if by not in known:
+        raise ConfigError(f"--by: {unknown_name('metric with values per sample', by, known)}")
 
 
 def _subject(remaker: Remaker, run: Run, said: list[str]) -> Subject | None:

@@ -69,11 +69,14 @@ class Remaker:
         Raises:
             Tok4dError: when none of the specs gives it.
         """
-        from tok4d_bench.subjects import load_subject
+        from tok4d_bench.subjects import kind_names, load_subject, parse_spec
+        from tok4d_bench.subjects.spec import gone
 
         recorded = str(run.content.get("spec") or "")
         tried = list(dict.fromkeys([*self.specs, *([recorded] if recorded else [])]))
         for spec in tried:
+            if spec not in self.specs and (folder := gone(parse_spec(spec, kind_names()), kind_names())):
+                raise Tok4dError(f"its folder {folder} is not there any more; give the model with -m")
             found = load_subject(spec, self.device)
             if found.digest == run.digest:
                 return found

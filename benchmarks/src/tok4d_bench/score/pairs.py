@@ -17,7 +17,7 @@ from tok4d.modality import Sample
 from tok4d.plugins.registry import modality
 from tok4d_bench.contracts import Restored, Subject, UnsuitedError
 from tok4d_bench.data.samples import Thinned, clip_options
-from tok4d_bench.fingerprint import sha256
+from tok4d_bench.fingerprint import content, sha256
 from tok4d_bench.prepare import Prepare, is_pictures
 from tok4d_bench.score.matching import Match
 
@@ -48,15 +48,14 @@ class PairData(Thinned):
         self._read = {**clip_options(prepare), **(read or {})}
         super().__init__(name, prepare, limit, {"layout": "pairs", "options": self._read}, len(pairs))
         self.modality, self.pairs = owner, tuple(pairs)
-        sizes = [_size(pair.restored) for pair in self.pairs]
-        self.apart = sha256([str(self.pairs[0].restored), sizes]) if self.pairs else ""
+        self.apart = sha256([pair.restored and content(pair.restored) for pair in self.pairs])
 
     def key(self, index: int) -> str:
         return self.pairs[self._places[index]].key
 
     def identity(self, place: int) -> Any:
-        """Name and size of an original: reconstructions are the subject's."""
-        return [self.pairs[place].key, _size(self.pairs[place].original)]
+        """Name and content of an original: reconstructions are the subject's."""
+        return [self.pairs[place].key, content(self.pairs[place].original)]
 
     def load(self, index: int) -> Sample:
         """The prepared original.
@@ -101,6 +100,8 @@ class FilesSubject(Subject):
         name: as shown in tables; empty: that of the folder.
     """
 
+    no_bits = "files alone do not say what they were coded as; give the folder of the coded files with --coded"
+
     def __init__(self, folder: Path, pairs: Mapping[str, Sequence[Match]], name: str = "") -> None:
         self.name = name or folder.resolve().name
         self.reconstructs = tuple(pairs)
@@ -111,7 +112,7 @@ class FilesSubject(Subject):
             for pair in items:
                 for path in (pair.restored, pair.coded):
                     if path is not None:
-                        sha.update(f"{pair.key}\0".encode() + _content(path))
+                        sha.update(f"{pair.key}\0{content(path)}\0".encode())
                 count += pair.restored is not None
         self.digest = sha.hexdigest()
         self._facts = {"kind": "files", "folder": str(folder), "files": count, "rate": self.discrete}
@@ -141,14 +142,3 @@ def _size(path: Path | None) -> int:
         return -1 if path is None else path.stat().st_size
     except OSError:
         return -1
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            sha = hashlib.sha256()
-            while block := stream.read(1 << 20):
-                sha.update(block)
-            return sha.digest()
-    except OSError:
-        return b"unreadable"  # named when it is read

@@ -49,6 +49,7 @@ def table_of(
     network: str = "",
     inner_batch: int = 4,
     report: Callable[[str], None] = lambda text: None,
+    bad: list[dict[str, str]] | None = None,
 ) -> list[Row]:
     """Rows of the protocol, then of every choice in turn.
 
@@ -57,6 +58,7 @@ def table_of(
         tried: see `choices`.
         side: of the protocol's crop.
         network: of the Fréchet distance; empty: none.
+        bad: receives `{key, reason}` of what could not be used under the protocol, or under any choice.
 
     Raises:
         Tok4dError: for samples that the subject cannot take at all.
@@ -64,7 +66,8 @@ def table_of(
     base = base_prepare(side)
     report("the protocol itself")
     data = open_data(base)
-    made = reconstruct_all(data, subject, inner_batch)
+    left_out: list[dict[str, str]] = [] if bad is None else bad
+    made = reconstruct_all(data, subject, inner_batch, left_out)
     figures = base_measures(network)
     rows = _rows(Choice("", ""), made, data, subject, figures, {})
     reached = {row.figure: row.measured for row in rows if row.measured is not None}
@@ -74,12 +77,15 @@ def table_of(
         if not wanted:
             continue
         if set(choice.prepare) - {"round"}:
+            more: list[dict[str, str]] = []
             try:
                 other = open_data({**base, **choice.prepare})
-                again = reconstruct_all(other, subject, inner_batch)
+                again = reconstruct_all(other, subject, inner_batch, more)
             except Tok4dError as error:
                 rows += [_nothing(choice, name, str(error)) for name in wanted]
                 continue
+            known = {item["key"] for item in left_out}
+            left_out += [item for item in more if item["key"] not in known]
             rows += _rows(choice, again, other, subject, wanted, reached)
         else:
             rows += _rows(choice, made, data, subject, wanted, reached)

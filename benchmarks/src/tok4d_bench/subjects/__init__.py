@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tok4d_bench.subjects.kinds import KindRow, kind_names, kind_rows, make
-from tok4d_bench.subjects.spec import SubjectSpec, parse_spec
+from tok4d_bench.subjects.spec import SubjectSpec, lasting, parse_spec
 
 if TYPE_CHECKING:
     from tok4d_bench.contracts import Subject
@@ -34,6 +34,7 @@ def load_subject(spec: str, device: str = "cpu", dtype: str = "float32") -> Subj
     """
     from tok4d.cli.files import pick_device
     from tok4d.errors import ConfigError, unknown_name
+    from tok4d.plugins.registry import names
 
     asked = parse_spec(spec, kind_names())
     options = dict(asked.options)
@@ -44,5 +45,6 @@ def load_subject(spec: str, device: str = "cpu", dtype: str = "float32") -> Subj
     subject = make(asked.kind, asked.source, options, str(pick_device(device)), dtype)
     if name is not None:
         subject.name = str(name)
-    subject.spec = spec if "dtype" in asked.options or dtype == DTYPES[0] else f"{spec},dtype={dtype}"
+    whole = lasting(asked, names("sources"))
+    subject.spec = whole if "dtype" in asked.options or dtype == DTYPES[0] else f"{whole},dtype={dtype}"
     return subject

@@ -15,6 +15,8 @@ from tok4d_bench.subjects.common import digest_of
 class Identity(Subject):
     """Gives every sample back as it came, of any modality."""
 
+    no_bits = "the originals themselves are not coded"
+
     def __init__(self, source: str = "", *, device: str = "cpu", dtype: str = "float32") -> None:
         if source:
             raise ConfigError(f"baseline identity takes no source, got {source!r}")

@@ -115,11 +115,14 @@ def make(kind: str, source: str, options: dict[str, Any], device: str, dtype: st
     """A subject of a kind.
 
     Raises:
-        ConfigError: for an unknown kind or option, with the nearest; what the kind itself raises.
+        ConfigError: for an unknown kind or option, with the nearest, or an option of another type; what the kind itself
+            raises.
     """
+    from tok4d_bench.typed import build
+
     made_by = kind_class(kind)
     known = options_of(made_by)
     for name in options:
         if name not in known:
             raise ConfigError(f"baseline {kind}: {unknown_name('option', name, known)}")
-    return made_by(source, device=device, dtype=dtype, **options)
+    return build(f"baseline {kind}", made_by, options, source, device=device, dtype=dtype)

@@ -49,6 +49,8 @@ class Pca(Subject):
         samples: int = SAMPLES,
         seed: int = 0,
     ) -> None:
+        if samples < 1:
+            raise ConfigError(f"pca: samples must be at least 1, got {samples}")
         if not source:
             raise ConfigError("baseline pca needs the source that it is fitted on: pca:image/photos,channels=48")
         chosen = dict(options or {})

@@ -51,6 +51,29 @@ def parse_spec(text: str, kinds: Collection[str]) -> SubjectSpec:
     return SubjectSpec(kind, source, _options(rest, text), text)
 
 
+def lasting(asked: SubjectSpec, names: Collection[str]) -> str:
+    """The spec with the whole path of its folder, so that it holds in another working directory.
+
+    Args:
+        names: sources of samples, which a folder of the same name is not meant by.
+    """
+    path = Path(asked.source).expanduser()
+    if not asked.source or asked.source in names or not path.exists():
+        return asked.text
+    place = asked.text.find(asked.source)
+    whole = str(path.resolve())
+    if "," in whole and asked.options:
+        return asked.text  # it would be read as an option
+    return asked.text[:place] + whole + asked.text[place + len(asked.source) :]
+
+
+def gone(asked: SubjectSpec, kinds: Collection[str]) -> str:
+    """The folder that a spec of a run names and that is not there; empty: none is missing."""
+    folder = asked.source if asked.kind in kinds else asked.text
+    is_folder = asked.kind == MODEL or asked.kind not in kinds or Path(folder).is_absolute()
+    return folder if is_folder and not Path(folder).expanduser().exists() else ""
+
+
 def _is_path(head: str) -> bool:
     """Whether something that is no kind can only be meant as a folder."""
     return "/" in head.partition(":")[0] or Path(head).expanduser().is_dir()
