@@ -12,7 +12,7 @@ from tok4d.config.schema import FSQConfig
 from tok4d.errors import ConfigError
 from tok4d.modality import Sample
 from tok4d.training.check import check_curriculum
-from tok4d_bench.mini.measuring import UNSEEN, cpu_clock, held_out, splats_of
+from tok4d_bench.mini.measuring import UNSEEN, channels_of, cpu_clock, held_out, splats_of
 from tok4d_bench.mini.report import NAMED, SHOWN, paired, summary, table, wilson
 from tok4d_bench.mini.variants import variant
 from tok4d_bench.objectives.__main__ import ARMS, arm
@@ -128,13 +128,16 @@ def test_the_page_from_values_per_object():
         "tiny-0-image-steps": {**common, "cpu_seconds": 60, "stages": {"images": measured(25.0, 0.5)}},
     }
     floor = measured(24.0, 0.0)["samples"]
-    found = summary(runs, {"samples": floor, "own": {"picture": floor["picture"]}})
+    fewer = {"images": {"picture": {"image/psnr": {"a": 20.0, "b": 22.0}}}}
+    found = summary(runs, {"samples": floor, "own": {"picture": floor["picture"]}, "fewer": fewer})
     less = {(row["task"], row["less"]): row["mean"] for row in found["differences"]}
-    assert less["picture", "floor"] == 2
+    assert less["picture", "floor"] == 6, "of this stage, with fewer channels, 20 and 22"
+    assert ("turn", "floor") not in less
     assert less["picture", "tiny-0-image-steps"] == 1
     lines = table({"command": "python -m x", **found}).splitlines()
     assert "| tiny-0-curriculum | images | 27.00 | 27.00 | 27.00 | 27.00 | 27.00 | 90 |" in lines
     assert "| floor: a PCA of this task's data alone | | 25.00 | - | - | - | - | |" in lines
+    assert "| floor of the stage images, with its channels | | 21.00 | - | - | - | - | |" in lines
     named = "| tiny-0-curriculum | images | turn | 0.500 [0.299, 0.701] | 0.250 | 0.050 | 0.150 | 20 | 0.125 |"
     assert named in lines
     assert "| tiny-0-curriculum | images | picture | tiny-0-image-steps | +1.00 [+1.00, +1.00] |" in lines
@@ -180,3 +183,7 @@ def test_a_clock_goes_on_in_the_next_command(tmp_path):
             while time.process_time() - began < 0.05:
                 pass
     assert 0.1 <= clock() < 1.0
+
+
+def test_channels_by_stage(whole):
+    assert channels_of(whole) == {"images": 32, "clips": 48, "assets": 48, "codes": 48}

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tok4d.config.loader import load_preset
 from tok4d.config.schema import Curriculum, TaskConfig
 from tok4d.data.batches import validation_batches
 from tok4d.data.build import build_source
@@ -111,7 +112,8 @@ def floors(curriculum: Curriculum, channels: int) -> dict[str, Any]:
     """What needs no training: PCA with as many channels, and one mean-coloured splat of fixed size a voxel for assets.
 
     `samples`: a PCA of all pictures, and one of all clips, that the curriculum restores, in its own shares, since the
-    model too is one for all of them. `own`: a PCA of the task's data alone.
+    model too is one for all of them. `own`: a PCA of the task's data alone. `fewer`: `samples` by stage, with its
+    channels, of stages that have fewer.
     """
     samples: dict[str, dict[str, dict[str, float]]] = {}
     own: dict[str, dict[str, dict[str, float]]] = {}
@@ -128,7 +130,23 @@ def floors(curriculum: Curriculum, channels: int) -> dict[str, Any]:
         if host not in together:
             together[host] = PatchPCA.fit(patches_of(restored_as(curriculum, host), PATCH, curriculum))
         samples[name] = by_task(score(batches, pca_reconstructor(together[host], channels)))[name]
-    return {"samples": samples, "own": own}
+    fewer: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for stage, count in channels_of(curriculum).items():
+        for name, task in curriculum.stages[stage].validation.items() if count < channels else ():
+            pca = together[task.source.partition("/")[0]]
+            batches = list(validation_batches({name: task}, PATCH))
+            fewer.setdefault(stage, {})[name] = by_task(score(batches, pca_reconstructor(pca, count)))[name]
+    return {"samples": samples, "own": own, "fewer": fewer}
+
+
+def channels_of(curriculum: Curriculum) -> dict[str, int]:
+    """Latent channels in every stage."""
+    found: dict[str, int] = {}
+    count = load_preset(curriculum.model.preset, curriculum.model.overrides).latent
+    for name in curriculum.order:
+        count = curriculum.stages[name].latent or count
+        found[name] = count
+    return found
 
 
 def restored_as(curriculum: Curriculum, host: str) -> list[TaskConfig]:

@@ -54,11 +54,13 @@ def paired(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float,
 
 def summary(runs: Mapping[str, dict[str, Any]], floors: dict[str, Any]) -> dict[str, Any]:
     """Figures of every run and stage, and differences to floors and controls."""
-    found: dict[str, Any] = {"floors": {}, "floors_own": {}, "runs": {}, "differences": []}
+    found: dict[str, Any] = {"floors": {}, "floors_own": {}, "floors_fewer": {}, "runs": {}, "differences": []}
     for task, metric in SHOWN:
         found["floors"][f"{task} {metric}"] = _mean(floors["samples"][task][metric])
         if task in floors["own"]:
             found["floors_own"][f"{task} {metric}"] = _mean(floors["own"][task][metric])
+    for stage, tasks in floors.get("fewer", {}).items():
+        found["floors_fewer"][stage] = {f"{t} {m}": _mean(tasks[t][m]) for t, m in SHOWN if t in tasks}
     for name, run in runs.items():
         found["runs"][name] = {
             "steps": run["steps"],
@@ -114,7 +116,8 @@ def _differences(
             own = measured["samples"].get(task, {}).get(metric)
             if own is None:
                 continue
-            others = {"floor": floors["samples"][task].get(metric)}
+            ground = floors.get("fewer", {}).get(stage, floors["samples"])
+            others = {"floor": ground.get(task, {}).get(metric)}
             for other, control in runs.items():
                 if other.startswith(f"{base}-") and other != name and stage in control["stages"]:
                     others[other] = control["stages"][stage]["samples"].get(task, {}).get(metric)
@@ -140,6 +143,7 @@ def table(report: dict[str, Any]) -> str:
     for label, values in (
         ("floor: a PCA of all pictures, one of all clips (48 channels); one splat a voxel", report["floors"]),
         ("floor: a PCA of this task's data alone", report["floors_own"]),
+        *((f"floor of the stage {stage}, with its channels", row) for stage, row in report["floors_fewer"].items()),
     ):
         cells = " | ".join(_number(values.get(f"{task} {metric}")) for task, metric in SHOWN)
         lines.append(f"| {label} | | {cells} | |")
