@@ -178,7 +178,7 @@ def test_clipping_by_hand():
     """Gradients (3, 4) have norm 5; a bound of 1 leaves a fifth of them."""
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(3)]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
-    assert float(clip(parameters, 1.0)) == pytest.approx(5.0)
+    assert float(clip([{"params": parameters}], 1.0)) == pytest.approx(5.0)
     assert float(parameters[0].grad) == pytest.approx(0.6, rel=1e-5)
     assert parameters[2].grad is None
 

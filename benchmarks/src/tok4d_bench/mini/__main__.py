@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--presets", default="tiny", help="comma-separated")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated")
+    parser.add_argument("--also", action="store_true", help="report what else is measured in that folder, too")
     parser.add_argument("--report", type=Path, help="JSON to write, and a page of the same name with .md")
     parser.add_argument("overrides", nargs="*", help="key=value, as for `tok4d train`")
     args = parser.parse_args()
@@ -78,14 +79,18 @@ def main() -> None:
             for name in args.variants.split(","):
                 folder = args.out / f"{preset}-{seed}-{name}"
                 runs[folder.name] = run_variant(config, name, folder)
+    if args.also:
+        found = {path.parent.name: path for path in sorted(args.out.glob("*/measured.json"))}
+        runs |= {name: json.loads(path.read_text()) for name, path in found.items() if name not in runs}
     config = load_curriculum(args.curriculum, args.overrides)
     ground = args.out / "floors.json"
     if not ground.is_file():
         latent = next(s.latent for s in reversed(config.stages.values()) if s.latent is not None)
         write_text(ground, json.dumps(floors(config, latent)))
-    found = summary(runs, json.loads(ground.read_text()))
+    report = summary(runs, json.loads(ground.read_text()))
     command = f"python -m tok4d_bench.mini --presets {args.presets} --seeds {args.seeds} --variants {args.variants}"
-    report = {"command": " ".join([command, *args.overrides]), "manifest": manifest(), **found}
+    command += " --also" if args.also else ""
+    report = {"command": " ".join([command, *args.overrides]), "manifest": manifest(), **report}
     for line in table(report).splitlines():
         say(line)
     if args.report:

@@ -68,8 +68,8 @@ def check_curriculum(curriculum: Curriculum, *, fresh: bool = True, files: bool 
 
 def _check_place(source: Source) -> None:
     """Refuse a local path that is not there; of a pattern, the folder it is in. Recipes and URLs wait until used."""
-    path = str(getattr(source, "path", ""))
-    if not path or "://" in path:
+    path = getattr(source, "path", "")  # of other sources this may be a method, or nothing
+    if not isinstance(path, str) or not path or "://" in path:
         return
     parts = Path(path).expanduser().parts
     fixed = Path(*takewhile(lambda part: not set(part) & set("*?[{"), parts))
