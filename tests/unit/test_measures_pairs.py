@@ -239,7 +239,7 @@ def test_a_peak_is_not_that_of_what_was_before() -> None:
 
 
 def test_a_peak_of_the_whole_process_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tok4d_bench.peak.CLEAR", tmp_path)  # a folder: it cannot be written to
+    monkeypatch.setattr("tok4d.training.memory.CLEAR", tmp_path)  # a folder: it cannot be written to
     peak = Peak()
     assert peak.lifelong
     assert peak.bytes() > 1_000_000

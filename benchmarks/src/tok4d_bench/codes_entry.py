@@ -21,7 +21,7 @@ from tok4d.config.loader import load_curriculum
 from tok4d.config.schema import Curriculum, FSQConfig
 from tok4d.data.batches import validation_batches
 from tok4d.model.tokenizer import Tokenizer
-from tok4d.training.discrete import measure_entry
+from tok4d.training.discrete import channel_worth, entry_of
 from tok4d.training.evaluate import evaluate
 from tok4d.training.grow import Learned, first_batches, quantize
 from tok4d.training.manifest import manifest
@@ -62,10 +62,10 @@ def main() -> None:
     groups = before.groups if before is not None else FSQConfig().groups
     rows: list[dict[str, Any]] = [{"levels": None, "psnr": measure(model, curriculum)}]
     print_line(json.dumps(rows[-1]))
+    means, worth = channel_worth(model, first_batches(curriculum, last, model))
     for levels in args.levels:
         quantizer = FSQConfig(groups=groups, levels=[int(level) for level in levels.split(",")])
-        entry = measure_entry(model, quantizer, first_batches(curriculum, last, model))
-        discrete = quantize(Learned(model), quantizer, entry).model
+        discrete = quantize(Learned(model), quantizer, entry_of(means, worth, quantizer)).model
         bits = round(groups * log2(prod(quantizer.levels)), 2)
         rows.append({**asdict(quantizer), "bits": bits, "psnr": measure(discrete, curriculum)})
         print_line(json.dumps(rows[-1]))

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import resource
 import sys
-from pathlib import Path
 
 import torch
 
-from tok4d.training.memory import peak_memory
-
-CLEAR = Path("/proc/self/clear_refs")
-_PEAK = "5"  # of Linux: forgets the largest resident size, see proc(5)
+from tok4d.training.memory import peak_memory, reset_peak
 
 
 class Peak:
@@ -23,7 +19,7 @@ class Peak:
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = torch.device(device)
-        self.lifelong = not self._reset()
+        self.lifelong = not reset_peak(self.device)
 
     def bytes(self) -> int:
         """The peak so far."""
@@ -32,14 +28,3 @@ class Peak:
             return found
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-    def _reset(self) -> bool:
-        """Whether that worked; `tok4d.training.memory.reset_peak` does not tell."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return True
-        try:
-            CLEAR.write_text(_PEAK)
-        except OSError:
-            return False
-        return peak_memory(self.device) is not None

@@ -85,8 +85,7 @@ def main() -> None:
     config = load_curriculum(args.curriculum, args.overrides)
     ground = args.out / "floors.json"
     if not ground.is_file():
-        latent = next(s.latent for s in reversed(config.stages.values()) if s.latent is not None)
-        write_text(ground, json.dumps(floors(config, latent)))
+        write_text(ground, json.dumps(floors(config)))
     report = summary(runs, json.loads(ground.read_text()))
     command = f"python -m tok4d_bench.mini --presets {args.presets} --seeds {args.seeds} --variants {args.variants}"
     command += " --also" if args.also else ""

@@ -108,8 +108,8 @@ def _perceptual(model: Tokenizer, task: dict[str, TaskConfig]) -> dict[str, dict
 
 
 @torch.no_grad()
-def floors(curriculum: Curriculum, channels: int) -> dict[str, Any]:
-    """What needs no training: PCA with as many channels, and one mean-coloured splat of fixed size a voxel for assets.
+def floors(curriculum: Curriculum) -> dict[str, Any]:
+    """What needs no training: PCA with the last stage's channels, and for assets one splat a voxel in its mean colour.
 
     `samples`: a PCA of all pictures, and one of all clips, that the curriculum restores, in its own shares, since the
     model too is one for all of them. `own`: a PCA of the task's data alone. `fewer`: `samples` by stage, with its
@@ -118,6 +118,8 @@ def floors(curriculum: Curriculum, channels: int) -> dict[str, Any]:
     samples: dict[str, dict[str, dict[str, float]]] = {}
     own: dict[str, dict[str, dict[str, float]]] = {}
     together: dict[str, PatchPCA] = {}  # by modality
+    by_stage = channels_of(curriculum)
+    channels = by_stage[curriculum.order[-1]]
     last = curriculum.stages[curriculum.order[-1]]
     for name, task in last.validation.items():
         if task.source.startswith("mesh3d/"):
@@ -131,7 +133,7 @@ def floors(curriculum: Curriculum, channels: int) -> dict[str, Any]:
             together[host] = PatchPCA.fit(patches_of(restored_as(curriculum, host), PATCH, curriculum))
         samples[name] = by_task(score(batches, pca_reconstructor(together[host], channels)))[name]
     fewer: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for stage, count in channels_of(curriculum).items():
+    for stage, count in by_stage.items():
         for name, task in curriculum.stages[stage].validation.items() if count < channels else ():
             pca = together[task.source.partition("/")[0]]
             batches = list(validation_batches({name: task}, PATCH))

@@ -8,7 +8,7 @@ import sys
 import time
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from tok4d.config.schema import Curriculum
+    from tok4d.training.module import TokenizerModule
     from tok4d.training.run import Result
 
 
@@ -106,14 +107,15 @@ def progress(stage: str, start: int, steps: int) -> pl.Callback:
             self.first = start
 
         def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-            done: int = pl_module.trained  # type: ignore[assignment]
+            module = cast("TokenizerModule", pl_module)
+            done = module.trained
             now = time.monotonic()
             if not trainer.is_global_zero or (now - self.told < 5 and done < steps):
                 return
             self.told = now
             logged = trainer.callback_metrics
-            losses: dict[str, float] = pl_module.report.losses  # type: ignore[union-attr, assignment]
-            task, loss = next(((key, value) for key, value in losses.items() if key.endswith("/loss")), ("", nan))
+            losses = module.report.losses.items()
+            task, loss = next(((key, value) for key, value in losses if key.endswith("/loss")), ("", nan))
             rate = (done - self.first) / max(1e-9, now - self.begun)
             left = (steps - done) / rate if rate else 0.0
             speed = float(logged.get("tokens_per_second", 0.0))

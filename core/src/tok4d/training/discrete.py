@@ -42,7 +42,11 @@ class Entry:
 
 def measure_entry(model: Tokenizer, quantizer: FSQConfig, batches: Iterable[Batch]) -> Entry:
     """The entry that loses least of what a model of continuous latents restores of some batches."""
-    means, worth = channel_worth(model, batches)
+    return entry_of(*channel_worth(model, batches), quantizer)
+
+
+def entry_of(means: Tensor, worth: Tensor, quantizer: FSQConfig) -> Entry:
+    """The entry from what `channel_worth` gives: several quantizers can be tried on one measurement."""
     order = channel_order(worth, quantizer)
     means = means[:, order]
     scale = best_scale(means, quantizer)

@@ -19,6 +19,7 @@ from tok4d.modality import patch_width
 WORD = 4  # bytes of a float32
 PROGRAM = 900_000_000  # bytes of Python, torch, Lightning and a data set: 0.94 GB were seen with a model of 3 M
 SPARE = 1.1  # allocators keep more than is in use, and operations need room for their results
+CLEAR = Path("/proc/self/clear_refs")
 _CGROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
@@ -124,13 +125,16 @@ def _container() -> list[tuple[int, int]]:
     return []
 
 
-def reset_peak(device: torch.device) -> None:
-    """Begin a new measurement of `peak_memory`, where the system can."""
+def reset_peak(device: torch.device) -> bool:
+    """Begin a new measurement of `peak_memory`; whether the system can."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        return True
+    try:
+        CLEAR.write_text("5")  # of Linux: forgets the largest resident size, see proc(5)
+    except OSError:
+        return False
+    return peak_memory(device) is not None
 
 
 def peak_memory(device: torch.device) -> int | None:

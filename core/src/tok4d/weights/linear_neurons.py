@@ -121,12 +121,17 @@ class Neurons:
         Args:
             old, new: directions of both in the stream, each times its deviation, `[S, J]`.
         """
-        chosen = self.free[: int(FRESH * len(self.free))]
+        chosen, _ = self._shares()
         self.last.weight[:, chosen] = 0
         seen = self.first.weight[chosen, CONSTANTS:] @ (self.gains[:, None] * old)  # by whitened score
         self.first.weight[chosen, CONSTANTS:] += seen @ (new / new.square().sum(0) / self.gains[:, None]).T
 
     def quiet(self, column: Tensor, loud: float) -> None:
         """Silence what pictures taught where a column is 1; the neurons that do least stay, for both."""
-        taught = self.free[int(FRESH * len(self.free)) :]
+        _, taught = self._shares()
         self.first.weight[taught, CONSTANTS:] -= self.reads(column, QUIET, loud)
+
+    def _shares(self) -> tuple[list[int], list[int]]:
+        """Neurons that serve clips anew, and those that stay with what pictures taught."""
+        fresh = int(FRESH * len(self.free))
+        return self.free[:fresh], self.free[fresh:]
