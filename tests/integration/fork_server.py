@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +44,7 @@ def serve() -> None:
 def _become(request: dict[str, Any], main: Callable[[], None]) -> None:
     """The child: a `tok4d` process with its own output, as if it had been started from a shell."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell inherit "ignored"
     null, log = os.open(os.devnull, os.O_RDONLY), os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
