@@ -104,3 +104,38 @@ def siglip() -> Callable[..., Any]:
 def bert() -> Callable[..., Any]:
     """Writes a tiny BERT sentence encoder into a folder."""
     return save_bert
+
+
+def save_network(cache: Path, weights: str, seed: int = 0) -> None:
+    """Random weights of `alex-lpips` or `effnet-lite0` where tok4d's cache keeps fetched ones, in their format."""
+    import torch
+    from torch import nn
+
+    from tok4d.data.recipes import load_recipe
+    from tok4d.networks import stored
+    from tok4d.networks.effnet import EffNetLite0
+    from tok4d.networks.trunks import AlexNetTrunk
+    from tok4d.weights.folder import write_tensors
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: nn.Module = AlexNetTrunk() if weights == "alex-lpips" else EffNetLite0().model
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)  # activations keep their size
+    path = cache / "weights" / f"{weights}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(path, network.state_dict(), {"recipe": stored._stamp(load_recipe(weights))})
+
+
+@pytest.fixture
+def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of its own with made weights of AlexNet and EfficientNet-Lite0: nothing is fetched."""
+    from tok4d.networks import load
+
+    cache = tmp_path / "cache"
+    for weights in ("alex-lpips", "effnet-lite0"):
+        save_network(cache, weights)
+    monkeypatch.setenv("TOK4D_CACHE", str(cache))
+    monkeypatch.setattr(load, "_networks", {})  # loaded from here, they are nobody else's
+    return cache

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 
@@ -129,6 +130,7 @@ def test_a_run_stopped_by_the_clock_goes_on_to_the_same_bits(server, curriculum,
         assert (out / "checkpoints/last" / name).read_bytes() == (whole / "checkpoints/last" / name).read_bytes()
     assert (out / "losses.jsonl").read_text() == (whole / "losses.jsonl").read_text()
     manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["command"].startswith("tok4d train ")
     assert manifest["command"].endswith("--resume --json")
     assert "--max-time 0.001s" in manifest["before"][0]["command"]
     assert list(json.loads((out / "throughput.json").read_text())) == ["images", "codes"]
@@ -140,7 +142,7 @@ def test_a_dry_run_costs_everything_and_writes_nothing(server, curriculum, tmp_p
     assert code == 0, said
     found = json.loads(said)
     assert found["fits"] is True
-    assert found["problem"] == ""
+    assert found["problems"] == []
     images, codes = found["stages"]
     costs = {task["task"]: task for task in images["tasks"]}
     assert (costs["image"]["samples"], costs["image"]["tokens"], costs["image"]["share"]) == (4, 64, 1.0)
@@ -183,7 +185,36 @@ def test_a_dry_run_names_data_that_cannot_be_used(server, curriculum, tmp_path):
     )
     code, said = server.run("train", tmp_path / "gone.yaml", "--dry-run")
     assert code == 1, said
-    assert "error: nowhere: no such file or folder" in said
+    assert "error: stages.codes.tasks.clip: nowhere: no such file or folder" in said
+    assert said.index("codes: 0.1M parameters") < said.index("error: "), "memory is estimated before anything else"
+    assert "batches of clip are known from their data alone" in said
+
+
+def test_the_paper_is_estimated_where_its_weights_data_and_devices_are_missing(server):
+    command = server.start("train", "atoken", "--dry-run", "--json", "accelerator=cuda", HF_HUB_OFFLINE="1")
+    code, said = command.wait()
+    assert code == 1, said
+    end = said.rindex("}") + 1
+    found, errors = json.loads(said[:end]), said[end:]
+    assert [stage["stage"] for stage in found["stages"]] == ["images", "video", "assets", "discrete"]
+    for stage in found["stages"]:
+        device, process = stage["estimated_memory"], stage["estimated_memory_of_one_process"]
+        assert process["moments"] == 2 * 4 * stage["trained_parameters"]
+        assert device["moments"] == pytest.approx(process["moments"] / 256, abs=1), "shards of 256 processes"
+        assert device["activations"] == process["activations"] > 1e8
+    assert [stage["not_estimated"] for stage in found["stages"]] == [[], [], *2 * [["asset_u", "asset"]]]
+    missing = found["problems"] if torch.cuda.is_available() else found["problems"][1:]
+    assert [text.split(":")[0].split(" ")[0] for text in missing] == [
+        "stages.images.tasks.image",
+        "stages.assets.tasks.asset_u",
+        "stages.assets.validation.asset",
+        "init_from",
+    ]
+    if not torch.cuda.is_available():
+        assert found["fits"] is None
+        assert found["problems"][0].startswith("accelerator: cuda is asked for and torch sees none here")
+    assert errors.count("error: ") == len(found["problems"])
+    assert "Traceback" not in said
 
 
 def test_a_profile_is_a_table_and_a_trace(server, curriculum, tmp_path):

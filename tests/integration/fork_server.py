@@ -1,22 +1,25 @@
 """Starts real `tok4d` processes quickly: imports torch and Lightning once, then forks for every command line.
 
 Run as a program it reads requests, one JSON object a line: `{"argv": [...], "log": path, "environment": {}}` forks and
-answers with the process id, `{"wait": pid}` answers with the exit code (negative for a signal). No tensor is touched
-before a fork.
+answers with the process id (`"program"` names a module beside this one whose `main` runs instead of `tok4d`; `"at"`
+holds the fields of `self_signals.At`), `{"wait": pid}` answers with the exit code (negative for a signal). No tensor is
+touched before a fork.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from self_signals import At, arrange
 
 
 def serve() -> None:
@@ -52,6 +55,10 @@ def _become(request: dict[str, Any], main: Callable[[], None]) -> None:
     os.environ.update(request["environment"])
     code = 0
     try:
+        if request["at"]:
+            arrange(At(**request["at"]))
+        if request["program"]:
+            main = importlib.import_module(request["program"]).main
         main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -74,13 +81,9 @@ class Command:
     log: Path
     server: Server
 
-    def signal_when(self, number: int, ready: Callable[[], bool], timeout: float = 60) -> None:
-        """Send a signal as soon as `ready()`, which must be so before the process ends."""
-        deadline = time.monotonic() + timeout
-        while not ready():
-            assert time.monotonic() < deadline, f"nothing happened; it said: {self.log.read_text()}"
-            time.sleep(0.002)
-        os.kill(self.pid, number)
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+        os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> tuple[int, str]:
         """Exit code and everything it printed."""
@@ -107,13 +110,17 @@ class Server:
         answer: int = json.loads(self.process.stdout.readline())
         return answer
 
-    def start(self, *argv: object, **environment: str) -> Command:
-        """A `tok4d` process with these arguments, and these variables besides its environment."""
+    def start(self, *argv: object, program: str = "", at: At | None = None, **environment: str) -> Command:
+        """A `tok4d` process, or one of `program`, with these arguments and variables besides its environment.
+
+        `at`: a signal that it gets on its way.
+        """
         self.count += 1
         log = self.logs / f"{self.count}.log"
         log.touch()
-        request = {"argv": [str(item) for item in argv], "log": str(log), "environment": environment}
-        return Command(self.ask(request), log, self)
+        argv_ = [str(item) for item in argv]
+        request = {"argv": argv_, "log": str(log), "environment": environment, "program": program}
+        return Command(self.ask(request | {"at": asdict(at) if at else None}), log, self)
 
     def run(self, *argv: object) -> tuple[int, str]:
         """Start and wait."""

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fork_server import Command, Server
 from safetensors.torch import load_file
+from self_signals import At
 
 from tok4d import Tokenizer
 from tok4d.errors import DataError
@@ -42,15 +43,20 @@ def train(out: Path, *more: str) -> list[object]:
     return ["train", CURRICULUM, "-o", out, *SMALL, *more]
 
 
-def two(server: Server, out: Path, *more: str) -> list[Command]:
-    """Two processes as torchrun starts them."""
+def two(server: Server, out: Path, *more: str, first: At | None = None) -> list[Command]:
+    """Two processes of `tok4d train` as torchrun starts them."""
+    return pair(server, *train(out, "devices=2", *more), first=first)
+
+
+def pair(server: Server, *argv: object, program: str = "", first: At | None = None) -> list[Command]:
+    """Two processes with the same arguments, as torchrun starts them; `first`: a signal that the first gets."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
-    own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [server.start(*train(out, "devices=2", *more), **shared, **address, **each) for each in own]
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    own = zip(("0", "1"), (first, None), strict=True)
+    return [server.start(*argv, program=program, at=at, **shared, RANK=rank, LOCAL_RANK=rank) for rank, at in own]
 
 
 def finished(*commands: Command) -> None:
@@ -137,17 +143,60 @@ def test_consolidation_in_one_process(runs):
 
 def test_a_sharded_run_goes_on_in_one_process(server, runs, tmp_path):
     out = tmp_path / "run"
-    commands = two(server, out, "strategy=fsdp")
-    written = out / "checkpoints" / "clips-00000002"
-    commands[0].signal_when(signal.SIGKILL, written.exists, timeout=120)
-    commands[1].signal_when(signal.SIGKILL, lambda: True)
-    assert [command.wait()[0] for command in commands] == [-signal.SIGKILL] * 2
+    commands = two(server, out, "strategy=fsdp", first=At(signal.SIGKILL, step=4 + 3))
+    assert commands[0].wait()[0] == -signal.SIGKILL
+    commands[1].kill()
+    assert commands[1].wait()[0] != 0
+    assert (out / "checkpoints" / "last").resolve().name == "clips-00000002"
     code, said = server.run(*train(out, "--resume"))
     assert code == 0, said
     assert "resuming with 1 processes, not 2 as before" in said
     weights = load_file(out / "checkpoints/last/training/weights.safetensors")
     expected = checkpoint.load(runs["ddp"] / "checkpoints" / "last").model
     assert distance(dict(expected.named_parameters()), weights) < 1e-4
+
+
+# All kinds of tasks: pictures, clips by a budget of tokens and in two parts, assets, captions beside them, codes.
+EVERY_KIND = [
+    "accelerator=cpu",
+    "workers=0",
+    *(f"stages.{name}.steps={steps}" for name, steps in {"images": 2, "clips": 3, "assets": 2, "codes": 3}.items()),
+    "stages.clips.tasks.clip.tokens=24",
+]
+
+
+@pytest.fixture(scope="module")
+def unmoved(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same in one process and in two, with the gradients of every step and without a change of any weight."""
+    one, both = (tmp_path_factory.mktemp(name) / "run" for name in ("alone", "both"))
+    finished(server.start(CURRICULUM, one, *EVERY_KIND, program="gradient_worker"))
+    finished(*pair(server, CURRICULUM, both, *EVERY_KIND, "devices=2", program="gradient_worker"))
+    return one, both
+
+
+def test_two_processes_have_the_gradients_of_one(unmoved):
+    """Parameter by parameter. Where all but rounding cancels, the step's whole gradient is the measure."""
+    steps = [sorted(path.name for path in (out / "gradients").iterdir()) for out in unmoved]
+    assert steps[0] == steps[1]
+    assert {name[3:].split(".")[0] for name in steps[0]} == {"image", "clip", "asset"}
+    worst = {}
+    for name in steps[0]:
+        one, both = (load_file(out / "gradients" / name) for out in unmoved)
+        assert set(one) == set(both)
+        whole = sum(float(value.double().square().sum()) for value in one.values()) ** 0.5
+        assert whole > 1e-3
+        for key, value in one.items():
+            apart, size = float((value - both[key]).double().norm()), float(value.double().norm())
+            worst[name, key] = apart / max(size, 1e-3 * whole)
+    named = max(worst, key=lambda key: worst[key])
+    assert worst[named] < 1e-6, named
+
+
+def test_two_processes_have_the_metrics_of_one(unmoved):
+    one, both = (json.loads((out / "results.json").read_text()) for out in unmoved)
+    assert [row.pop("stage") for row in one] == [row.pop("stage") for row in both]
+    for mine, theirs in zip(one, both, strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-6)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

@@ -15,12 +15,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fork_server import Server
+from self_signals import At
 
 from tok4d import Tokenizer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-STEPS = 60  # long enough for a test to be there in time
+STEPS = 30
 STACK = "{width: 32, blocks: 1, heads: 1, mlp: 32}"
 # `smoke` with a model and pictures small enough for a few milliseconds a step.
 SMALL = [
@@ -87,20 +88,13 @@ def test_killed_runs_continue_to_the_same_bits(server, whole, tmp_path, workers)
     """Killed before the first checkpoint, between two, and while one is being written."""
     out = tmp_path / "run"
     more = (f"workers={workers}", "--resume")
-    writing = out / "checkpoints"
-    moments = [
-        lambda: (out / "curriculum.yaml").exists(),
-        lambda: last_step(out) >= 6,
-        lambda: last_step(out) >= 12 and any(writing.glob(".*.part/training")),
-    ]
     reached = []
-    for ready in moments:
-        command = server.start(*train(out, *more))
-        command.signal_when(signal.SIGKILL, ready)
+    for moment in ({"step": 1}, {"step": 8}, {"opens": rf"\.images-{18:08d}\.part/training/"}):
+        command = server.start(*train(out, *more), at=At(signal.SIGKILL, **moment))
         assert command.wait()[0] == -signal.SIGKILL
         reached.append(last_step(out))
-    assert reached[-1] < STEPS, f"the run was over before it was killed: {reached}"
-    assert reached[1] >= 6
+    assert reached == [0, 6, 15]
+    assert (out / "checkpoints" / f".images-{18:08d}.part" / "training").is_dir(), "half a checkpoint was left"
     code, said = server.run(*train(out, *more))
     assert code == 0, said
     assert bits(out) == bits(whole)
@@ -108,23 +102,13 @@ def test_killed_runs_continue_to_the_same_bits(server, whole, tmp_path, workers)
     assert not list((out / "checkpoints").glob(".*"))
 
 
-def interrupted(server, out: Path) -> tuple[int, str]:
-    """A run that gets Ctrl-C after its sixth step."""
-    command = server.start(*train(out))
-    command.signal_when(signal.SIGINT, lambda: last_step(out) >= 6)
-    return command.wait()
-
-
 def test_ctrl_c_exits_130_and_the_run_continues(server, whole, tmp_path):
-    for attempt in range(3):  # on a busy machine a run may end before this process is there to interrupt it
-        out = tmp_path / f"run{attempt}"
-        code, said = interrupted(server, out)
-        if code != 0:
-            break
+    out = tmp_path / "run"
+    code, said = server.start(*train(out), at=At(signal.SIGINT, step=7)).wait()
     assert code == 130, said
     assert said.splitlines()[-1] == "interrupted"
     assert "Traceback" not in said
-    assert 6 <= last_step(out) < STEPS
+    assert last_step(out) == 6
     code, said = server.run(*train(out, "--resume"))
     assert code == 0, said
     assert bits(out) == bits(whole)
@@ -168,15 +152,19 @@ def test_a_loss_that_is_no_number_names_the_samples(server, tmp_path):
     assert last_step(out) == 0
 
 
+def test_a_factor_on_the_rates_is_other_rates(server, tmp_path):
+    rates = [f"stages.images.optimizer.{name}={value}" for name, value in (("lr", 5e-4), ("min_lr", 5e-5))]
+    for name, more in (("scaled", ["lr_scale=0.5"]), ("given", rates), ("as_it_was", [])):
+        code, said = server.run(*train(tmp_path / name, "stages.images.steps=4", *more))
+        assert code == 0, said
+    weights = {path.name: (path / "checkpoints/last" / BITS[1]).read_bytes() for path in tmp_path.iterdir()}
+    assert weights["scaled"] == weights["given"] != weights["as_it_was"]
+
+
 def test_a_loader_process_that_dies_stops_the_run_and_it_continues(server, whole, tmp_path):
     out = tmp_path / "run"
-    command = server.start(*train(out, "workers=2", "stages.images.tasks.image.batch=32"))
-    children = Path(f"/proc/{command.pid}/task/{command.pid}/children")
-    if not children.exists():
-        pytest.skip("this system does not list the children of a process")
-    command.signal_when(signal.SIGCONT, lambda: last_step(out) >= 3 and len(children.read_text().split()) >= 2)
-    os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
-    code, said = command.wait()
+    more = ("workers=2", "stages.images.tasks.image.batch=32")
+    code, said = server.start(*train(out, *more), at=At(signal.SIGKILL, step=4, worker=True)).wait()
     assert code == 1, said
     lines = [line for line in said.splitlines() if ": step " not in line]  # a slow machine tells how far it is
     assert len(lines) == 1, said

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from tok4d.config.loader import load_curriculum
 from tok4d.errors import Tok4dError
-from tok4d.training.module import StageLoss
 from tok4d.training.run import Result, train
+from tok4d.training.stage_loss import StageLoss
 
 STACK = "{width: 32, blocks: 2, heads: 1, mlp: 32}"
 SMALL = [

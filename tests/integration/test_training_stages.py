@@ -1,4 +1,4 @@
-"""Four stages, killed in every one of them at steps drawn at random: the same losses and the same bits."""
+"""Stages that change the model, killed in every one at steps drawn at random: the same losses, the same bits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,26 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fork_server import Server
 from safetensors.torch import load_file
+from self_signals import At
 
 from tok4d import Tokenizer
 
 CURRICULUM = Path(__file__).parent / "four_stages.yaml"
 STEPS = {"images": 6, "clips": 6, "assets": 4, "codes": 6}
+# The same from a linear start, whose growth is fitted to data: scores, a basis for clips, and codes of unequal levels,
+# for which channels change places.
+STACK = "{width: 40, blocks: 3, heads: 1, mlp: 32}"
+LINEAR = (
+    "init=linear",
+    "init_samples=32",
+    "order=[images, clips, codes]",
+    f"model.overrides.encoder={STACK}",
+    f"model.overrides.decoder={STACK}",
+    "stages.clips.grow=clips",
+    "stages.clips.optimizer.ends_scale=0.01",
+    "stages.codes.quantizer={groups: 2, levels: [8, 3, 3, 2, 2, 2]}",
+)
+CASES = {"four stages": (), "linear": LINEAR}
 BITS = ("model.safetensors", "training/weights.safetensors", "training/optimizer.safetensors")
 
 
@@ -38,12 +53,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(server: Server, cache: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody interrupted."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    code, said = server.start("train", CURRICULUM, "-o", out, TOK4D_CACHE=cache).wait()
-    assert code == 0, said
-    return out
+def whole_of(server: Server, cache: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Runs that nobody interrupted, by case, made when they are first asked for."""
+    made: dict[str, Path] = {}
+
+    def make(case: str) -> Path:
+        if case not in made:
+            out = tmp_path_factory.mktemp("whole") / "run"
+            code, said = server.start("train", CURRICULUM, "-o", out, *CASES[case], TOK4D_CACHE=cache).wait()
+            assert code == 0, said
+            made[case] = out
+        return made[case]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(whole_of: Callable[[str], Path]) -> Path:
+    return whole_of("four stages")
 
 
 def rows(out: Path) -> list[dict[str, object]]:
@@ -56,18 +83,18 @@ def last(out: Path) -> str:
     return (out / "checkpoints" / "last").resolve().name
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_in_every_stage(server, cache, whole, tmp_path, workers):
+@pytest.mark.parametrize(("case", "workers"), [("four stages", 0), ("four stages", 2), ("linear", 1)])
+def test_killed_in_every_stage(server, cache, whole_of, tmp_path, case, workers):
+    whole = whole_of(case)
     out, drawn = tmp_path / "run", random.Random(workers)
-    command = ("train", CURRICULUM, "-o", out, f"workers={workers}", "--resume")
+    command = ("train", CURRICULUM, "-o", out, *CASES[case], f"workers={workers}", "--resume")
     before = 0
-    for steps in STEPS.values():
+    for steps in stages_of(whole).values():
         target = before + drawn.randint(1, steps - 1)
-        run = server.start(*command, TOK4D_CACHE=cache)
-        run.signal_when(signal.SIGKILL, lambda least=target: len(rows_of(out)) >= least, timeout=120)
+        run = server.start(*command, at=At(signal.SIGKILL, step=target), TOK4D_CACHE=cache)
         assert run.wait()[0] == -signal.SIGKILL
         before += steps
-    assert last(out).split("-")[0] in ("assets", "codes"), "the last kill was in the last stage"
+    assert last(out).split("-")[0] in list(STEPS)[1:], "the last kill was in the last stage"
     code, said = server.start(*command, TOK4D_CACHE=cache).wait()
     assert code == 0, said
     assert (out / "losses.jsonl").read_bytes() == (whole / "losses.jsonl").read_bytes()
@@ -76,10 +103,20 @@ def test_killed_in_every_stage(server, cache, whole, tmp_path, workers):
         assert (out / "checkpoints/last" / name).read_bytes() == (whole / "checkpoints/last" / name).read_bytes()
 
 
-def rows_of(out: Path) -> list[str]:
-    """Complete lines, while they are being written."""
-    path = out / "losses.jsonl"
-    return path.read_text().split("\n")[:-1] if path.exists() else []
+def stages_of(out: Path) -> dict[str, int]:
+    """Stages of a run with their steps, in order."""
+    return {name: STEPS[name] for name in dict.fromkeys(str(row["stage"]) for row in rows(out))}
+
+
+def test_a_linear_start_has_grown(whole_of):
+    out = whole_of("linear")
+    assert list(stages_of(out)) == ["images", "clips", "codes"]
+    model = Tokenizer.from_pretrained(out / "checkpoints" / "last")
+    assert model.config.latent == 12
+    assert model.quantizer is not None
+    assert model.quantizer.vocabulary == (576, 576)
+    counts = json.loads((out / "codes.json").read_text())["image"]["histograms"]
+    assert [len(levels) for levels in counts] == 2 * [8, 3, 3, 2, 2, 2]
 
 
 def test_the_record_of_a_run(whole):

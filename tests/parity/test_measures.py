@@ -21,9 +21,10 @@ from tok4d.networks.base import FeatureNetwork
 from tok4d.plugins.registry import modality
 from tok4d_bench.contracts import Restored
 from tok4d_bench.measures import base
+from tok4d_bench.measures.frechet import FrechetDistance, VideoDistance
+from tok4d_bench.measures.kernel import KernelDistance
 from tok4d_bench.measures.memory import measure_pairs
 from tok4d_bench.measures.pictures import LPIPS, MSSSIM, PSNR, SSIM, PooledPSNR
-from tok4d_bench.measures.sets import FrechetDistance, KernelDistance, VideoDistance
 
 skimage_data = pytest.importorskip("skimage.data")
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")

@@ -14,7 +14,7 @@ from tok4d.data.source import Source
 from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d.modality import Sample
 from tok4d.training.data import StageData
-from tok4d.training.module import targets
+from tok4d.training.stage_loss import targets
 from tok4d_image.sources import ImageShapes
 
 PATCH = (1, 4, 4)
@@ -56,6 +56,13 @@ def test_any_number_of_workers_serves_the_same_batches(workers):
     assert len(loader) == 8
     expected = all_batches()[4:]
     assert all(same(a, b) for a, b in zip(loader, expected, strict=True))
+
+
+def test_a_worker_that_inherits_nothing_serves_them_too():
+    """Where processes begin anew instead of as a copy: macOS, Windows, and Linux from Python 3.14 on."""
+    loader = StageData(stage(), "images", 5, PATCH, start=10, workers=1).train_dataloader()
+    loader.multiprocessing_context = "spawn"
+    assert all(same(a, b) for a, b in zip(loader, all_batches()[10:], strict=True))
 
 
 def test_two_processes_together_have_the_batch_of_one():

@@ -46,9 +46,10 @@ def test_best_by_the_direction_of_each_metric(tmp_path: Path) -> None:
     assert found.differences == []
 
 
-def test_the_originals_do_not_compete(tmp_path: Path) -> None:
-    for name, value in (("a", 30.0), ("b", 31.0), ("identity", 100.0)):
-        subject = {"name": name, "digest": name * 64, "facts": {"kind": "identity"} if name == "identity" else {}}
+@pytest.mark.parametrize("null", ["identity", "splats", "random"])
+def test_what_codes_nothing_does_not_compete(tmp_path: Path, null: str) -> None:
+    for name, value in (("a", 30.0), ("b", 31.0), (null, 100.0)):
+        subject = {"name": name, "digest": name * 64, "facts": {"kind": null} if name == null else {}}
         write_run(tmp_path, name, [record("psnr", value)], subject=subject)
     assert best(compare(find_runs([tmp_path])), "psnr") == [False, True, False]
 

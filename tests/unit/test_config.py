@@ -32,6 +32,30 @@ def test_shipped_curricula_load_and_everything_they_name_exists(path):
     assert asdict(from_mapping(Curriculum, to_mapping(config), "copy")) == asdict(config)
 
 
+def test_the_papers_batches_of_pictures_are_budgets_of_tokens():
+    """2048 pictures, and an eighth of it, of the mean size of a stage's resolutions in patches of 16."""
+    for name, batch in (("atoken", 2048), ("base", 256)):
+        for stage in load_curriculum(name).stages.values():
+            task = stage.tasks["image"]
+            mean = sum((side // 16) ** 2 for side in task.options["resolutions"]) / len(task.options["resolutions"])
+            assert task.tokens == batch * int(mean)
+            assert task.tokens > max(task.options["resolutions"]) ** 2 // 256, "every picture fits into a step"
+            assert stage.every_step["image_u"].batch * 256 == 4 * batch * 256
+
+
+def test_the_papers_mixtures_and_lengths_of_clips():
+    """Two ninths pictures; clips of 16 to 32 frames at strides 1-3 and 4-12 in equal parts."""
+    stages = load_curriculum("atoken").stages
+    for name, ninths in (("video", 6), ("assets", 4), ("discrete", 4)):
+        tasks = stages[name].tasks
+        assert sum(task.weight for task in tasks.values()) == 9
+        assert tasks["image"].weight == 2
+        near, far = tasks["video"], tasks["video_far"]
+        assert near.weight == far.weight == ninths / 2
+        assert [near.options["strides"], far.options["strides"]] == [[1, 3], [4, 12]]
+        assert (far.options["frames"], far.options["longest"]) == (16, 32)
+
+
 @pytest.mark.parametrize(
     ("override", "error"),
     [

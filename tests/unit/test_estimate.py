@@ -14,11 +14,12 @@ import pytest
 import torch
 from made import make_tokens
 
-from tok4d.config.loader import load_curriculum, load_preset
+from tok4d.config.loader import from_mapping, load_curriculum, load_preset
+from tok4d.config.schema import Curriculum
 from tok4d.errors import ConfigError, Tok4dError
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.testing.models import tiny_tokenizer
-from tok4d.training import rehearsal
+from tok4d.training import rehearsal, sizing
 from tok4d.training.estimate import Rehearsal, StageCost, TaskCost, too_large
 from tok4d.training.limits import StopAfter, parse_duration
 from tok4d.training.loggers import check_loggers, make_loggers
@@ -154,11 +155,33 @@ def test_a_rehearsed_step_changes_no_weight():
 def test_the_curriculum_is_checked_by_the_sizes_of_its_processes():
     """Two processes on a CPU hold two models, or one together when it is sharded."""
     both = load_curriculum("smoke", ["devices=2", "strategy=ddp"])
-    assert rehearsal._spread(both, CPU) == (2.0, 2)
+    assert sizing.spread(both, CPU) == (2.0, 2)
     sharded = load_curriculum("smoke", ["devices=2", "strategy=fsdp", "nodes=4"])
-    assert rehearsal._spread(sharded, CPU) == (2 / 8, 2)
-    assert rehearsal._spread(sharded, torch.device("cuda")) == (1 / 8, 1)
-    assert rehearsal._spread(load_curriculum("smoke"), CPU) == (1.0, 1)
+    assert sizing.spread(sharded, CPU) == (2 / 8, 2)
+    assert sizing.spread(sharded, torch.device("cuda")) == (1 / 8, 1)
+    assert sizing.spread(load_curriculum("smoke"), CPU) == (1.0, 1)
+
+
+def test_the_largest_batch_is_known_before_there_are_data():
+    """Of 2 processes and 2 parts: 16 pictures of at most 2 x 2 patches are 4 x 4 tokens, 80 tokens 20 and 1.5 clips."""
+    image = {"source": "image/folder", "batch": 16, "options": {"path": "nowhere", "size": 32}}
+    clip = {"source": "video/folder", "options": {"path": "nowhere", "frames": 5, "size": 32}}
+    config = load_preset("tiny", {})
+
+    def stage(**tasks: dict[str, Any]) -> StageCost:
+        whole = {"order": ["s"], "devices": 2, "stages": {"s": {"micro": 2, "tasks": tasks}}}
+        (found,) = sizing.sized(from_mapping(Curriculum, whole, "test"), CPU)
+        return found
+
+    known = stage(image=image, other={"source": "image/folder", "batch": 4, "options": {"path": "nowhere"}})
+    assert known.need.activations == activations_of(config, 4 * 4)
+    assert known.unknown == ("other",)
+    assert "batches of other are known from their data alone" in known.foretold
+    assert known.held is not None
+    assert known.held.activations == 2 * known.need.activations, "two processes in one memory"
+    packed = stage(clip={**clip, "tokens": 80})
+    assert packed.unknown == ()
+    assert packed.need.activations == activations_of(config, 80 // 4 + 12)
 
 
 @pytest.mark.parametrize(

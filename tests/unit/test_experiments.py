@@ -7,16 +7,17 @@ import time
 import pytest
 import torch
 
-from tok4d.config.loader import load_curriculum
+from tok4d.config.loader import load_curriculum, to_mapping
 from tok4d.config.schema import FSQConfig
 from tok4d.errors import ConfigError
 from tok4d.modality import Sample
 from tok4d.training.check import check_curriculum
-from tok4d_bench.mini.measuring import UNSEEN, channels_of, cpu_clock, held_out, splats_of
+from tok4d_bench.mini.measuring import UNSEEN, channels_of, cpu_clock, held_out
 from tok4d_bench.mini.report import NAMED, SHOWN, paired, summary, table, wilson
-from tok4d_bench.mini.variants import variant
+from tok4d_bench.mini.variants import changed, variant
 from tok4d_bench.objectives.__main__ import ARMS, arm
 from tok4d_bench.objectives.claims import DISTANCE, claims, interval
+from tok4d_bench.subjects.splats import splats_of
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,32 @@ def test_the_page_from_values_per_object():
     assert "| tiny-0-curriculum | images | picture | tiny-0-image-steps | +1.00 [+1.00, +1.00] |" in lines
 
 
+def test_seeds_and_other_settings_have_their_places_on_the_page():
+    runs = {
+        f"tiny-{seed}-curriculum": {
+            "steps": {"images": 5},
+            "manifest": {"commit": "abc"},
+            "cpu_seconds": 9,
+            "stages": {"images": measured(25.0 + seed, 0.5)},
+        }
+        for seed in range(3)
+    }
+    found = summary(runs, {"samples": measured(24.0, 0.0)["samples"], "own": {}})
+    found["runs"]["tiny-1-curriculum"]["changed"] = ["stages.images.steps=5", "seed_of=x"]
+    page = table({"command": "python -m x", **found})
+    assert "| tiny, curriculum | 3 | images | 27.00, 26.00 to 28.00 | 27.00, 26.00 to 28.00 |" in page
+    assert "* tiny-1-curriculum: `stages.images.steps=5 seed_of=x`" in page
+
+
+def test_what_a_run_was_given_besides_preset_and_seed(whole):
+    given = ["model.preset=small", "seed=3", "workers=1", "stages.clips.optimizer.lr=5e-4"]
+    used = to_mapping(variant(load_curriculum("mini", given), "video-steps"))
+    assert changed("mini", "small-3-video-steps", used) == ["stages.clips.optimizer.lr=0.0005"]
+    assert changed("mini", "tiny-0-curriculum", to_mapping(whole)) == []
+    with pytest.raises(ConfigError, match="'old-one' is no name of a run: it must end with its variant"):
+        changed("mini", "old-one", to_mapping(whole))
+
+
 @pytest.mark.parametrize("name", ARMS)
 def test_arms_differ_in_losses_and_codes_alone(name):
     config, base = arm(name, 1, []), arm("a L1", 1, [])
@@ -170,7 +197,12 @@ def test_claims_by_hand():
     lines = claims(arms)
     assert "| a L1 | 0.75 [0.75, 0.75] |" in lines
     gram = next(line for line in lines if line.startswith("| Gram"))
-    assert gram == "| Gram beside LPIPS | +0.00 [+0.00, +0.00] | -1.50 [-7.85, +4.85] | +0.50 [+0.50, +0.50] |"
+    assert gram == "| Gram beside LPIPS | +0.00 [+0.00, +0.00] | -1.50 [-7.85, +4.85] | +0.50 [+0.50, +0.50] | - | - |"
+    few = {name: arms[name] | {"icon accuracy": {"by_seed": [0.1, 0.3]}} for name in ("a L1", "e L1 + sigmoid")}
+    few["e L1 + sigmoid"]["icon accuracy"] = {"by_seed": [0.2, 0.4]}
+    questions = [line for line in claims(few) if line.startswith(("| the", "| Gram"))]
+    assert len(questions) == 1, "what was not trained is not asked"
+    assert questions[0].endswith("| +0.100 [+0.100, +0.100] | - |")
     assert interval([3.0])[0] == 3.0
     assert "neither confirms nor refutes" in lines[-1]
 

@@ -17,13 +17,14 @@ from tok4d.training.discrete import Entry
 from tok4d.training.grow import Learned, quantize, widen
 from tok4d.training.optim import AveragedWeights
 from tok4d.weights.growth import (
-    enter_fsq,
-    grow_latent,
+    discrete_config,
     new_rows,
+    rebuilt,
     reordered,
     repeat_first_frame,
     rescaled,
     widened,
+    wider_config,
 )
 
 PATCH = (4, 8, 8)
@@ -78,6 +79,18 @@ def test_rescaling_by_hand():
     assert rescaled("decoder.input_layer.weight", torch.tensor([[1.0, 1]]), scale).tolist() == [[2, 3]]
     assert rescaled("latent_std", torch.tensor([2.0, 3.0]), scale).tolist() == [1, 1]
     assert rescaled("proj.bias", proj, scale) is proj
+
+
+def grow_latent(model: Tokenizer, latent: int, seed: int) -> Tokenizer:
+    before = model.config.latent
+    config = wider_config(model.config, latent)
+    rows = new_rows(before, latent, config.encoder.width, seed)
+    return rebuilt(config, {name: widened(name, t, before, latent, rows) for name, t in model.state_dict().items()})
+
+
+def enter_fsq(model: Tokenizer, quantizer: FSQConfig, scale: torch.Tensor) -> Tokenizer:
+    config = discrete_config(model.config, quantizer)
+    return rebuilt(config, {name: rescaled(name, t, scale) for name, t in model.state_dict().items()})
 
 
 @pytest.mark.parametrize("seed", [0, 7])

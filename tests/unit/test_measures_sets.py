@@ -13,8 +13,10 @@ from tok4d.modality import Sample
 from tok4d.networks.base import FeatureNetwork, VideoNetwork
 from tok4d_bench.contracts import ChunkReader, Columns, Restored, Subject, Value
 from tok4d_bench.measures import base
+from tok4d_bench.measures.features import GOT, WANTED
+from tok4d_bench.measures.frechet import FrechetDistance, VideoDistance
+from tok4d_bench.measures.kernel import KernelDistance
 from tok4d_bench.measures.memory import MemoryData, MemoryReader, measure_pairs
-from tok4d_bench.measures.sets import GOT, WANTED, FrechetDistance, KernelDistance, VideoDistance
 
 
 class Small(FeatureNetwork):

@@ -15,8 +15,9 @@ from tok4d.data.batches import StageBatches
 from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d.plugins.registry import modality
 from tok4d.testing.models import tiny_tokenizer
-from tok4d.training.module import StageLoss, TokenizerModule, channels_in_use, targets
+from tok4d.training.module import TokenizerModule
 from tok4d.training.parallel import clip
+from tok4d.training.stage_loss import StageLoss, channels_in_use, targets
 
 PATCH = (1, 8, 8)
 OPTIONS = {"split": "train", "count": 40, "side": 24}
@@ -60,6 +61,18 @@ def test_riders_are_a_function_of_the_step_alone():
     assert len({key for pair in keys for key in pair}) == 12, "no sample twice in an epoch"
     shared = [batches(stage(1, ("u",), a=task(), b=task()), rank, 2) for rank in (0, 1)]
     assert [shared[0][2 * step + 1].keys + shared[1][2 * step + 1].keys for step in range(6)] == keys
+
+
+@pytest.mark.parametrize("tokens", [0, 150])
+def test_a_part_holds_the_same_samples_however_many_processes_there_are(tokens):
+    """A loss that compares samples with each other sees those of a part: otherwise it would see others."""
+    config = stage(2, image=task(16, tokens=tokens))
+    for part in range(12):
+        whole = batches(config)[part]
+        for world in (2, 4):
+            mine = [batches(config, rank, world)[part] for rank in range(world)]
+            assert sorted(key for one in mine if one.share for key in one.keys) == sorted(whole.keys)
+            assert sum(one.share for one in mine) == pytest.approx(whole.share)
 
 
 def gradients(module: TokenizerModule) -> dict[str, torch.Tensor]:

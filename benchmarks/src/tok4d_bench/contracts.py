@@ -290,7 +290,7 @@ class TaskSpec:
         inner_batch: samples of a group.
         expect: what `bench validate` checks: `{count: 50000, classes: 1000}`.
         anchors: where published values stand: `{table: ..., columns: {psnr: in_psnr}}`.
-        nulls: subjects that are run beside, so that a figure can be read: identity, pca, real-real.
+        nulls: what is run or given beside, so that a figure can be read; see `tok4d_bench.subjects.nulls`.
     """
 
     kind: str = "reconstruction"

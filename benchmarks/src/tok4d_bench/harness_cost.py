@@ -16,6 +16,7 @@ import argparse
 import json
 import multiprocessing
 import resource
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -34,12 +35,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
     counts = [int(count) for count in args.counts.split(",")]
-    report: dict[str, Any] = {"command": "python -m tok4d_bench.harness_cost", "limit": LIMIT}
+    command = shlex.join(["python", "-m", "tok4d_bench.harness_cost", *sys.argv[1:]])
+    report: dict[str, Any] = {"command": command, "limit": LIMIT}
     for suffix in args.formats.split(","):
         report[suffix] = measure(suffix, counts, args.repeats)
+    from tok4d.training.manifest import code_state
     from tok4d_bench.results import machine_facts
 
-    report["machine"] = machine_facts()
+    report |= code_state(Path(__file__).parent) | {"machine": machine_facts()}
     text = json.dumps(report, indent=1)
     if args.out:
         args.out.write_text(text + "\n", encoding="utf-8")

@@ -13,7 +13,8 @@ from tok4d.modality import DEFAULT_PATCH
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.ssim import ssim as exact_ssim
 from tok4d.training.evaluate import reconstructor, score
-from tok4d.training.module import TokenizerModule, targets
+from tok4d.training.module import TokenizerModule
+from tok4d.training.stage_loss import targets
 from tok4d_mesh3d import objective
 from tok4d_mesh3d.head import make_head
 from tok4d_mesh3d.objective import Render

@@ -35,11 +35,25 @@ def agrees(source: Source, index: int, seed: int) -> None:
     resolutions=st.sampled_from([[], [12], [16, 24, 48]]),
     policy=st.sampled_from(["stride", "uniform", "fps"]),
     frames=st.integers(1, 9),
+    more=st.integers(0, 5),
     seed=st.integers(0, 3),
 )
-def test_the_shape_told_is_the_shape_of_generated_clips(side, length, size, resolutions, policy, frames, seed):
+def test_the_shape_told_is_the_shape_of_generated_clips(side, length, size, resolutions, policy, frames, more, seed):
     options = {"size": size, "resolutions": resolutions, "policy": policy, "frames": frames, "strides": [1, 3]}
+    options["longest"] = frames + more if more and policy == "stride" else 0
     agrees(VideoMoving("video", count=3, side=side, length=length, fps=6, **options), 2, seed)
+
+
+def test_training_draws_lengths_and_nothing_is_larger_than_foretold():
+    """Of the paper's 16 to 32 frames every number comes up; evaluation takes the least."""
+    source = VideoMoving("video", count=2, length=64, frames=16, longest=32, strides=[1, 2], size=32)
+    lengths = {source.shape(0, np.random.default_rng(seed))[0] for seed in range(300)}
+    assert lengths == set(range(16, 33))
+    assert source.shape(0)[0] == 16
+    assert source.largest_shape() == (32, 3, 32, 32)
+    assert source.most_tokens((4, 16, 16)) == 8 * 2 * 2
+    assert VideoMoving("video", frames=16, policy="fps", max_frames=64, size=16).most_tokens((4, 16, 16)) == 16
+    assert VideoMoving("video", frames=16).largest_shape() is None
 
 
 @pytest.mark.parametrize("seed", range(4))

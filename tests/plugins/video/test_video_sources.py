@@ -283,6 +283,8 @@ def test_splits_are_disjoint(folder: Path) -> None:
         ({"strides": [1]}, "strides"),
         ({"frames": 0}, "frames"),
         ({"max_frames": 0}, "max_frames"),
+        ({"longest": 8}, "longest 8, frames 16"),
+        ({"longest": 32, "policy": "fps"}, "longest goes with policy: stride"),
         ({"fps": 0}, "fps"),
         ({"size": -1}, "size"),
         ({"resolutions": [0]}, "resolutions"),

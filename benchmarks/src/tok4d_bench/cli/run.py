@@ -62,8 +62,7 @@ def run(
     folders, chosen = parse_folders(data), split_names(tasks)
     check_names(folders, [data_name(spec) for spec in loaded.tasks.values()])
     select(loaded, chosen)
-    if nulls:
-        model = [*model, *(spec for spec in null_specs(loaded, tasks=chosen) if spec not in model)]
+    beside = [spec for spec in null_specs(loaded, tasks=chosen) if spec not in model] if nulls else []
     arguments = _arguments(locals())
     from tok4d_bench.planning import Settings
     from tok4d_bench.runner import Work
@@ -73,19 +72,28 @@ def run(
     settings = Settings(threads, seed, device)
     work = Work(out, folders, chosen, limit, batch_size, workers, settings, world, report=note)
     with _others(arguments, processes, threads) as work.alive:
-        documents = _run(loaded, model, dtype, work, as_json)
+        documents = _run(loaded, model, beside, dtype, work, as_json)
     if world.rank == 0:
         emit([document.as_dict() for document in documents], as_json, lambda: _render(documents))
         _leave(documents)
 
 
-def _run(suite: Suite, models: Sequence[str], dtype: str, work: Work, as_json: bool) -> list[Document]:
+def _run(
+    suite: Suite, models: Sequence[str], nulls: Sequence[str], dtype: str, work: Work, as_json: bool
+) -> list[Document]:
+    """Models, then nulls: one of these that cannot be made here (its data is not there) is said and left out."""
     from tok4d_bench.runner import run_suite
     from tok4d_bench.subjects import load_subject
 
     documents = []
-    for model in models:
-        subject = load_subject(model, work.settings.device, dtype)
+    for place, model in enumerate([*models, *nulls]):
+        try:
+            subject = load_subject(model, work.settings.device, dtype)
+        except Tok4dError as error:
+            if place < len(models):
+                raise
+            work.report(f"left out null {model}: {error}")
+            continue
         work.report(f"{suite.name} of {subject.name}")
         with progress(None, subject.name, as_json or work.world.rank > 0) as work.advance:
             if (document := run_suite(suite, subject, work)) is not None:
@@ -100,7 +108,7 @@ def _arguments(values: dict[str, Any]) -> list[str]:
     found += [part for pair in values["data"] for part in ("--data", pair)]
     for name in ("tasks", "limit", "batch_size", "workers", "threads", "seed", "device", "dtype"):
         found += [f"--{name.replace('_', '-')}", str(values[name])]
-    return found
+    return [*found, "--nulls"] if values["nulls"] else found
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import typer
 
 from tok4d.cli.console import emit, note, progress
 from tok4d.errors import ConfigError, DataError
+from tok4d.plugins.registry import names
 from tok4d_bench.cli.options import JSON, LIMIT, split_names
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ def _choose_metrics(asked: Suite, data: dict[str, PairData]) -> None:
         if default_measures(owner):  # pictures: all measures compare them
             continue
         usable, refused = usable_metrics(owner, _first(pairs))
-        wanted = spec.measures or [*usable, *(f"{owner}/{name}" for name in refused)]
+        registered = [name for name in names("metrics") if name.startswith(f"{owner}/")]
+        wanted = spec.measures or [*usable, *(f"{owner}/{name}" for name in refused), *registered]
         for metric, why in refused.items():
             if f"{owner}/{metric}" in wanted:
                 note(f"left out {owner}/{metric}: {why}")

@@ -8,7 +8,7 @@ from tok4d.cli.console import cell as number
 from tok4d_bench.compare.model import Cell, Comparison, Row
 
 LEGEND = (
-    "Arrows: which way is better. **Bold**: best of the runs under one protocol (the originals do not compete; "
+    "Arrows: which way is better. **Bold**: best of the runs under one protocol (what codes nothing does not compete; "
     "what a subject spends, bits or tokens, is no contest). "
     "≠: measured under another protocol than the other columns, see below. †: published, not measured here."
 )

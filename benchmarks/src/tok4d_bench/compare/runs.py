@@ -12,6 +12,7 @@ from typing import Any
 from tok4d.errors import DataError
 from tok4d_bench.contracts import flat_protocol
 from tok4d_bench.results import read_results
+from tok4d_bench.subjects.nulls import PLAIN
 
 RESULTS = "results.json"
 _SEED = re.compile(r"[-_.=, /]*(?:seed[-_=]?\d+|(?<![A-Za-z0-9])s\d+)(?![A-Za-z0-9])")
@@ -49,8 +50,8 @@ class Run:
 
     @property
     def null(self) -> bool:
-        """Whether it gives the originals back: what a figure is at best, no competitor."""
-        return self.facts.get("kind") == "identity"
+        """Whether it codes nothing (originals, their own voxels, random vectors): to read others by, no competitor."""
+        return self.facts.get("kind") in PLAIN
 
     def protocol(self, record: dict[str, Any]) -> dict[str, Any]:
         """Protocol of a figure, keys joined by dots."""

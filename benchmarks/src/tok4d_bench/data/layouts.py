@@ -8,11 +8,12 @@ from tok4d_bench.contracts import TaskSpec
 
 
 class Layout(NamedTuple):
-    """A layout: "module:function" of (folder, split), its default split, and what people give as its folder."""
+    """A layout: "module:function" of (folder, split), its default split, what people give as its folder, modality."""
 
     target: str
     split: str
     folder: str
+    modality: str = "image"
 
 
 LAYOUTS = {
@@ -21,14 +22,28 @@ LAYOUTS = {
     "flickr30k": Layout(
         "tok4d_bench.data.captioned:flickr30k", "test", "the folder with flickr30k-images/ and dataset_flickr30k.json"
     ),
-    "davis": Layout("tok4d_bench.data.clips:davis", "all", "the folder with JPEGImages/ and ImageSets/"),
-    "tokenbench": Layout("tok4d_bench.data.clips:tokenbench", "all", "the folder with TokenBench's videos"),
-    "msrvtt": Layout("tok4d_bench.data.clips:msrvtt", "1k-a", "the folder with videos/ and MSRVTT_JSFUSION_test.csv"),
-    "msvd": Layout("tok4d_bench.data.clips:msvd", "test", "the folder with YouTubeClips/ and AllVideoDescriptions.txt"),
-    "toys4k": Layout("tok4d_bench.data.assets:toys4k", "all", "the folder with a folder of meshes for every category"),
+    "davis": Layout("tok4d_bench.data.clips:davis", "all", "the folder with JPEGImages/ and ImageSets/", "video"),
+    "tokenbench": Layout("tok4d_bench.data.clips:tokenbench", "all", "the folder with TokenBench's videos", "video"),
+    "msrvtt": Layout(
+        "tok4d_bench.data.clips:msrvtt", "1k-a", "the folder with videos/ and MSRVTT_JSFUSION_test.csv", "video"
+    ),
+    "msvd": Layout(
+        "tok4d_bench.data.clips:msvd", "test", "the folder with YouTubeClips/ and AllVideoDescriptions.txt", "video"
+    ),
+    "toys4k": Layout(
+        "tok4d_bench.data.assets:toys4k", "all", "the folder with a folder of meshes for every category", "mesh3d"
+    ),
 }
 
 
 def data_name(spec: TaskSpec) -> str:
     """The name by which `--data NAME=FOLDER` gives the folder of a task's data."""
     return str(spec.data.get("name") or spec.data.get("layout") or spec.data.get("source"))
+
+
+def modality_of(spec: TaskSpec) -> str:
+    """What a task measures, without opening its data; empty for a layout that is not known."""
+    if "source" in spec.data:
+        return str(spec.data["source"]).partition("/")[0]
+    layout = LAYOUTS.get(str(spec.data.get("layout")))
+    return "" if layout is None else layout.modality

@@ -14,8 +14,9 @@ from tok4d.plugins.registry import modality
 from tok4d_bench.contracts import Measure, Restored
 from tok4d_bench.explain.subject import Case
 from tok4d_bench.measures.base import pictures
+from tok4d_bench.measures.frechet import VIDEO_NAMES, FrechetDistance, VideoDistance
+from tok4d_bench.measures.kernel import KernelDistance
 from tok4d_bench.measures.memory import measure_pairs
-from tok4d_bench.measures.sets import VIDEO_NAMES, FrechetDistance, KernelDistance, VideoDistance
 from tok4d_bench.statistics.frechet import TRUSTED
 
 DEFAULTS = {"pictures": ("effnet-lite0", "vgg16-features"), "clips": ("transnetv2",)}

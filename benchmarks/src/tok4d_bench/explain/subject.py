@@ -22,7 +22,7 @@ from tok4d.model.bottleneck import Encoded
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.tokens import TokenSet
 from tok4d.training.check import task_objective
-from tok4d.training.module import targets, unpatchify
+from tok4d.training.stage_loss import targets, unpatchify
 from tok4d_bench.prepare import Prepare, is_pictures
 
 

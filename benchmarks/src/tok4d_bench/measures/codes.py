@@ -17,7 +17,7 @@ from tok4d.plugins.registry import modality
 from tok4d_bench.contracts import BenchData, ChunkReader, Columns, Measure, Restored, Subject, Value
 from tok4d_bench.measures.base import BOOTSTRAP, mean_value, nothing
 from tok4d_bench.statistics.blocks import column
-from tok4d_bench.statistics.codes import as_row, code_use, from_rows
+from tok4d_bench.statistics.codes import as_row, code_use, from_rows, uniform_use
 
 CODES, GROUPS = "codes", "groups"
 METRICS = ("codebook/usage", "codebook/entropy", "codebook/perplexity")
@@ -27,7 +27,8 @@ class Codebook(Measure):
     """Share of the codes seen, entropy and perplexity of a discrete model, the mean over its groups.
 
     At a fixed number of tokens, the first ones: all three grow with it, and a model of more tokens a sample would look
-    better. Where there are fewer, the figures say at how many they were taken and do not compare.
+    better. Where there are fewer, the figures say at how many they were taken and do not compare. Beside each stands
+    its null, what a uniform code of the same size has at so many tokens.
 
     Args:
         tokens: how many.
@@ -79,7 +80,7 @@ class Codebook(Measure):
         if len(sizes) != len(used):
             return [nothing("codebook/usage", f"{subject.name} does not say how many codes it has", unit="%"), *found]
         usage = 100 * _mean([one.seen / size for one, size in zip(used, sizes, strict=True)])
-        return [Value("codebook/usage", usage, len(codes), None, True, "%", note), *found]
+        return [Value("codebook/usage", usage, len(codes), None, True, "%", note), *found, *_nulls(sizes, codes, note)]
 
     def _first(self, chunks: ChunkReader, groups: int) -> np.ndarray:
         parts: list[np.ndarray] = []
@@ -90,6 +91,18 @@ class Codebook(Measure):
             if count >= self.tokens:
                 break
         return np.concatenate(parts)
+
+
+def _nulls(sizes: Sequence[int], codes: np.ndarray, note: str) -> list[Value]:
+    """The same three figures of codes drawn evenly from as many: at few tokens they are below the most there can be."""
+    even = [uniform_use(size, len(codes)) for size in sizes]
+    known = {
+        "usage": (100 * _mean([share for share, _ in even]), "%"),
+        "entropy": (_mean([bits for _, bits in even]), "bits"),
+        "perplexity": (_mean([2**bits for _, bits in even]), ""),
+    }
+    why = f"expected of a uniform code, {note}"
+    return [Value(f"codebook/{n}/null", value, len(codes), None, None, unit, why) for n, (value, unit) in known.items()]
 
 
 def vocabulary(subject: Subject) -> list[int]:

@@ -155,9 +155,12 @@ class LPIPS(PairMean):
         }
 
     def scores(self, originals: Sequence[Sample], restored: Sequence[Sample]) -> list[float]:
+        return self.distances(picture_pairs(originals, restored))
+
+    def distances(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+        """Mean distance of every pair of pictures `[N, 3, H, W]` in [-1, 1], original first."""
         from tok4d.losses import perceptual
 
-        pairs = picture_pairs(originals, restored)
         found = by_size([(got, wanted) for wanted, got in pairs], perceptual.LPIPS(self.net, self.size), self.device)
         return [float(one.double().mean()) for one in found]
 

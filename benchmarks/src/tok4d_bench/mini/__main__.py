@@ -17,10 +17,7 @@ from tok4d.training.run import train
 from tok4d.weights.folder import write_text
 from tok4d_bench.mini.measuring import cpu_clock, floors, measure
 from tok4d_bench.mini.report import say, summary, table
-from tok4d_bench.mini.variants import WHOLE, variant
-
-HOSTS = ("image", "video", "mesh3d")
-VARIANTS = (WHOLE, *(f"{host}-steps" for host in HOSTS), *(f"{host}-compute" for host in HOSTS))
+from tok4d_bench.mini.variants import VARIANTS, changed, variant
 
 
 class KeepStage(pl.Callback):
@@ -67,6 +64,7 @@ def main() -> None:
     parser.add_argument("--presets", default="tiny", help="comma-separated")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--variants", default=",".join(VARIANTS), help="comma-separated")
+    parser.add_argument("--label", default="", help="in the names of these runs, where overrides make others of them")
     parser.add_argument("--also", action="store_true", help="report what else is measured in that folder, too")
     parser.add_argument("--report", type=Path, help="JSON to write, and a page of the same name with .md")
     parser.add_argument("overrides", nargs="*", help="key=value, as for `tok4d train`")
@@ -77,7 +75,7 @@ def main() -> None:
             given = [*args.overrides, f"model.preset={preset}", f"seed={seed}"]
             config = load_curriculum(args.curriculum, given)
             for name in args.variants.split(","):
-                folder = args.out / f"{preset}-{seed}-{name}"
+                folder = args.out / "-".join(part for part in (preset, seed, args.label, name) if part)
                 runs[folder.name] = run_variant(config, name, folder)
     if args.also:
         found = {path.parent.name: path for path in sorted(args.out.glob("*/measured.json"))}
@@ -87,7 +85,10 @@ def main() -> None:
     if not ground.is_file():
         write_text(ground, json.dumps(floors(config)))
     report = summary(runs, json.loads(ground.read_text()))
+    for name, run in runs.items():
+        report["runs"][name]["changed"] = changed(args.curriculum, name, run["manifest"]["curriculum"])
     command = f"python -m tok4d_bench.mini --presets {args.presets} --seeds {args.seeds} --variants {args.variants}"
+    command += f" --label {args.label}" if args.label else ""
     command += " --also" if args.also else ""
     report = {"command": " ".join([command, *args.overrides]), "manifest": manifest(), **report}
     for line in table(report).splitlines():

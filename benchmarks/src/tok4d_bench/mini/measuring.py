@@ -21,17 +21,16 @@ from tok4d.data.batches import validation_batches
 from tok4d.data.build import build_source
 from tok4d.errors import ConfigError
 from tok4d.metrics import score_all
-from tok4d.modality import Sample
-from tok4d.model.gaussians import SH_DC
 from tok4d.model.pca import PatchPCA
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.training.alignment import Alignment
 from tok4d.training.check import task_objective
 from tok4d.training.evaluate import Scores, evaluate, pca_reconstructor, reconstructor, score
-from tok4d.training.module import targets, unpatchify
+from tok4d.training.stage_loss import targets, unpatchify
 from tok4d.training.start import fit_pca, patches_of
 from tok4d.weights.folder import write_text
+from tok4d_bench.subjects.splats import splats_of
 
 UNSEEN = ["sofa", "vehicle", "tree", "cup"]  # nouns that no training task of `mini` has
 SPLATS = {"scale": (0.3, 0.4, 0.5, 0.6), "opacity": (0.7, 0.95)}  # in voxel sides; the best on training objects counts
@@ -187,24 +186,3 @@ def _splatted(task: TaskConfig, scale: float, opacity: float) -> dict[str, dict[
         for name, value in score_all(factories, drawn, target).items():
             found.setdefault(f"mesh3d/{name}", {})[source.key(index)] = value
     return found
-
-
-def splats_of(sample: Sample, scale: float, opacity: float) -> Sample:
-    """One round splat a voxel in the mean colour of its patch; `scale` is its deviation in voxel sides."""
-    voxels, coords, side = sample.data["voxels"], sample.data["coords"], sample.meta["resolution"]
-    count = len(voxels)
-    colours = (voxels.view(count, -1, 3).mean(1) + 1) / 2
-    return Sample(
-        "mesh3d",
-        {
-            "voxels": voxels,
-            "coords": coords,
-            "means": (coords.float() + 0.5) / side - 0.5,
-            "scales": torch.full((count, 3), scale / side),
-            "quaternions": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1),
-            "opacities": torch.full((count,), opacity),
-            "colors": (colours - 0.5) / SH_DC,
-        },
-        key=sample.key,
-        meta={"resolution": side},
-    )

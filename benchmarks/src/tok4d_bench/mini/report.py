@@ -26,7 +26,8 @@ MORE = {
     "asset": ("mesh3d/view_psnr", "mesh3d/psnr"),
 }
 NAMED = ("picture", "turn", "asset")
-SHOWN = (*QUALITY.items(), ("asset", "mesh3d/view_psnr"))  # columns of the first table
+SHOWN = (*QUALITY.items(), ("asset", "mesh3d/view_psnr"))  # columns of the tables in dB
+COLUMNS = " | ".join([*QUALITY, "asset, all"])
 DRAWS = 2000
 
 
@@ -138,8 +139,7 @@ def table(report: dict[str, Any]) -> str:
         "Restored, in dB. Assets: drawn Gaussians over a fixed background, pixels of the object and all pixels.",
         "",
     ]
-    names = [*QUALITY, "asset, all"]
-    lines += ["| run | after | " + " | ".join(names) + " | CPU s |", "|---|---|" + "---|" * (len(names) + 1)]
+    lines += [f"| run | after | {COLUMNS} | CPU s |", "|---|---|" + "---|" * (len(SHOWN) + 1)]
     for label, values in (
         ("floor: a PCA of all pictures, one of all clips (48 channels); one splat a voxel", report["floors"]),
         ("floor: a PCA of this task's data alone", report["floors_own"]),
@@ -151,6 +151,7 @@ def table(report: dict[str, Any]) -> str:
         for stage, row in run["stages"].items():
             cells = " | ".join(_number(row.get(f"{task} {metric}")) for task, metric in SHOWN)
             lines.append(f"| {name} | {stage} | {cells} | {run['cpu_seconds']} |")
+    lines += _changed(report) + _over_seeds(report)
     lines += ["", "Named: share of held-out objects whose noun is nearest, [95 % interval], macro; then retrieval.", ""]
     lines += [
         "| run | after | task | accuracy | macro | chance | majority | objects | recall@1 |",
@@ -181,6 +182,41 @@ def table(report: dict[str, Any]) -> str:
         shown = {key: value for key, value in row.items() if isinstance(value, float)}
         lines.append(f"* {name}, {stage}: " + ", ".join(f"{key} {value:.3f}" for key, value in shown.items()))
     return "\n".join([*lines, ""])
+
+
+def _changed(report: dict[str, Any]) -> list[str]:
+    given = {name: run["changed"] for name, run in report["runs"].items() if run.get("changed")}
+    if not given:
+        return []
+    return ["", "With other settings than the curriculum ships:", ""] + [
+        f"* {name}: `{' '.join(settings)}`" for name, settings in given.items()
+    ]
+
+
+def _over_seeds(report: dict[str, Any]) -> list[str]:
+    """Mean, lowest and highest of the seeds of one variant, where there are several."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for name, run in report["runs"].items():
+        preset, _, rest = name.partition("-")
+        seed, _, rest = rest.partition("-")
+        if seed.isdecimal():
+            groups.setdefault((preset, rest), []).append(run)
+    lines = []
+    for (preset, rest), runs in groups.items():
+        for stage in runs[0]["stages"] if len(runs) > 1 else ():
+            cells = []
+            for task, metric in SHOWN:
+                values = [run["stages"][stage].get(f"{task} {metric}") for run in runs]
+                cells.append("-" if None in values else _spread(values))
+            lines.append(f"| {preset}, {rest} | {len(runs)} | {stage} | {' | '.join(cells)} |")
+    if not lines:
+        return []
+    head = [f"| runs | seeds | after | {COLUMNS} |", "|---|---|---|" + "---|" * len(SHOWN)]
+    return ["", "Over seeds: mean, lowest to highest, in dB:", "", *head, *lines]
+
+
+def _spread(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.2f}, {min(values):.2f} to {max(values):.2f}"
 
 
 def _number(value: Any, digits: int = 2) -> str:

@@ -5,14 +5,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
+from typing import Any
 
+from tok4d.config.loader import load_curriculum, to_mapping
 from tok4d.config.schema import Curriculum, StageConfig
 from tok4d.data.order import MixtureSchedule, seed_of
 from tok4d.errors import ConfigError, unknown_name
 
 WHOLE = "curriculum"
 BUDGETS = ("steps", "compute")
+HOSTS = ("image", "video", "mesh3d")
+VARIANTS = (WHOLE, *(f"{host}-steps" for host in HOSTS), *(f"{host}-compute" for host in HOSTS))
 
 
 def variant(curriculum: Curriculum, name: str) -> Curriculum:
@@ -75,3 +80,30 @@ def _begin(curriculum: Curriculum, made: Curriculum) -> None:
             stage.latent, stage.grow, stage.repeat_first_frame = None, "random", False
         elif stage.grow == "clips":
             stage.grow = "scores"
+
+
+def changed(shipped: str, run: str, used: Mapping[str, Any]) -> list[str]:
+    """What a run was given besides preset and seed, as for `tok4d train`: `["stages.images.steps=400", ...]`.
+
+    Args:
+        shipped: name of the curriculum.
+        run: name of the run, which ends with its variant.
+        used: the resolved configuration of the run.
+
+    Raises:
+        ConfigError: for a name with another end.
+    """
+    kind = next((name for name in VARIANTS if run.endswith(f"-{name}")), None)
+    if kind is None:
+        raise ConfigError(f"{run!r} is no name of a run: it must end with its variant, one of {', '.join(VARIANTS)}")
+    given = [f"model.preset={used['model']['preset']}", f"seed={used['seed']}"]
+    before, now = _flat(to_mapping(variant(load_curriculum(shipped, given), kind))), _flat(used)
+    differ = [name for name in now if name != "workers" and now[name] != before.get(name)]
+    return [f"{name}={now[name]}" for name in differ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves

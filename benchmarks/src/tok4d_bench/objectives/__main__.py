@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -14,18 +15,20 @@ import torch
 from tok4d.config.loader import load_curriculum
 from tok4d.config.schema import Curriculum, FSQConfig
 from tok4d.data.batches import validation_batches
+from tok4d.errors import ConfigError, unknown_name
 from tok4d.losses import LPIPS
 from tok4d.modality import Sample
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.training.alignment import Alignment
 from tok4d.training.evaluate import evaluate, reconstructor
 from tok4d.training.manifest import manifest
-from tok4d.training.module import targets, unpatchify
 from tok4d.training.run import train
+from tok4d.training.stage_loss import targets, unpatchify
 from tok4d.weights.folder import write_text
 from tok4d_bench.contracts import Restored
+from tok4d_bench.measures.frechet import FrechetDistance
+from tok4d_bench.measures.kernel import KernelDistance
 from tok4d_bench.measures.memory import measure_pairs
-from tok4d_bench.measures.sets import FrechetDistance, KernelDistance
 from tok4d_bench.mini.measuring import by_task, cpu_clock
 from tok4d_bench.mini.report import paired, say, wilson
 from tok4d_bench.objectives.claims import claims
@@ -202,6 +205,15 @@ def page(report: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _arms(given: str) -> list[str]:
+    """The arms asked for; (a) is always among them, since all others are compared with it."""
+    names = [name.strip() for name in given.split(";") if name.strip()] or list(ARMS)
+    for name in names:
+        if name not in ARMS:
+            raise ConfigError(unknown_name("arm", name, list(ARMS)))
+    return list(dict.fromkeys([next(iter(ARMS)), *names]))
+
+
 def _with_error(value: dict[str, Any]) -> str:
     if value["value"] is None:
         return "-"
@@ -215,17 +227,22 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
     parser.add_argument("--vgg-seeds", default="0", help="seeds that are also measured on VGG16's features: slow")
+    parser.add_argument("--arms", default="", help=f"semicolon-separated, by default all: {'; '.join(ARMS)}")
     parser.add_argument("--report", type=Path, help="JSON to write, and a page of the same name with .md")
     parser.add_argument("overrides", nargs="*", help="key=value, as for `tok4d train`")
     args = parser.parse_args()
     seeds = [int(seed) for seed in args.seeds.split(",")]
     vgg = {int(seed) for seed in args.vgg_seeds.split(",") if seed}
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ARMS}
+    try:
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in _arms(args.arms)}
+    except ConfigError as error:
+        parser.error(str(error))
     for seed in seeds:
-        for name in ARMS:
+        for name in runs:
             folder = args.out / f"{name.replace(' ', '-').replace(',', '')}-{seed}"
             runs[name].append(run(name, seed, folder, args.overrides, seed in vgg))
     given = f"--seeds {args.seeds} --vgg-seeds {args.vgg_seeds or chr(34) * 2}"
+    given += f" --arms {shlex.quote(args.arms)}" if args.arms else ""
     command = " ".join([f"python -m tok4d_bench.objectives {given}", *args.overrides])
     report = {
         "command": command,

@@ -26,6 +26,7 @@ from tok4d_bench.report.gallery import Exhibit, check_metric, exhibits
 from tok4d_bench.report.page import report_page
 from tok4d_bench.report.remake import Remaker
 from tok4d_bench.report.values import PerSample, per_sample
+from tok4d_bench.subjects.nulls import FIGURES
 
 RATE, DISTORTION = "bits_per_pixel", "psnr"
 
@@ -205,6 +206,6 @@ def _missing_nulls(runs: Sequence[Run], suites: Mapping[str, Suite]) -> list[str
             kinds = {run.facts.get("kind") for run in own if any(r["task"] == task for r in run.content["results"])}
             for null in suite.tasks[task].nulls if task in suite.tasks else ():
                 is_figure = any(re.search(r"/null$", str(r["metric"])) for r in records)
-                if null not in kinds and not (null == "real-real" and is_figure):
+                if null not in kinds and not (null in FIGURES and is_figure):
                     missing.setdefault(null, []).append(task)
     return [f"{null} ({', '.join(tasks)})" for null, tasks in missing.items()]

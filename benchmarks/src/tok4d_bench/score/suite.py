@@ -10,7 +10,7 @@ from tok4d.metrics import applies
 from tok4d.modality import Modality, Sample
 from tok4d.plugins.registry import modality
 from tok4d_bench.contracts import Suite, TaskSpec
-from tok4d_bench.data.build import LAYOUTS
+from tok4d_bench.data.layouts import modality_of
 from tok4d_bench.score.pairs import RESTORED
 from tok4d_bench.suite import load_suite
 
@@ -95,7 +95,7 @@ def _task_of(suite: Suite, task: str, owner: str) -> TaskSpec:
     found = {
         name: spec
         for name, spec in suite.tasks.items()
-        if spec.kind == "reconstruction" and task in ("", name) and _modality_of(spec) == owner
+        if spec.kind == "reconstruction" and task in ("", name) and modality_of(spec) == owner
     }
     if not found:
         what = f"task {task!r}" if task else "reconstruction task"
@@ -103,14 +103,3 @@ def _task_of(suite: Suite, task: str, owner: str) -> TaskSpec:
     if len({str(spec.prepare) + str(spec.measures) for spec in found.values()}) > 1:
         raise ConfigError(f"suite {suite.name} has several tasks of {owner}, choose one: --task {', '.join(found)}")
     return next(iter(found.values()))
-
-
-_STILL_LAYOUTS = {"imagenet": "image", "coco": "image", "flickr30k": "image", "toys4k": "mesh3d"}
-
-
-def _modality_of(spec: TaskSpec) -> str:
-    """What a task measures, without opening its data."""
-    if "source" in spec.data:
-        return str(spec.data["source"]).partition("/")[0]
-    layout = str(spec.data.get("layout"))
-    return _STILL_LAYOUTS.get(layout, "video" if layout in LAYOUTS else "")

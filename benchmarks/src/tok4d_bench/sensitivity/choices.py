@@ -15,8 +15,8 @@ from torch import Tensor
 from tok4d.modality import Sample
 from tok4d.plugins.registry import modality
 from tok4d_bench.contracts import Measure
+from tok4d_bench.measures.frechet import FrechetDistance
 from tok4d_bench.measures.pictures import LPIPS, MSSSIM, PSNR, SSIM, PooledPSNR
-from tok4d_bench.measures.sets import FrechetDistance
 
 View = Callable[[Tensor], Tensor]  # pictures [N, 3, H, W] in [-1, 1] -> pictures
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601

@@ -5,6 +5,7 @@ T = tokens, G = groups of a code, S = tokens kept of a sample, n = samples.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,30 @@ def code_use(indices: np.ndarray) -> list[GroupUse]:
         shares = counts / counts.sum()
         found.append(GroupUse(len(counts), max(0.0, float(-(shares * np.log2(shares)).sum()))))
     return found
+
+
+def uniform_use(codes: int, tokens: int) -> tuple[float, float]:
+    """What `code_use` gives on average of `tokens` codes drawn evenly from `codes`: share of codes seen, and bits.
+
+    Exact sums over the binomial distribution of how often one code is drawn, no draws. No tokenizer can look more even
+    at so many tokens, but by chance.
+
+    Raises:
+        Tok4dError: for fewer than one code or token.
+    """
+    if codes < 1 or tokens < 1:
+        raise Tok4dError(f"a code of {codes} at {tokens} tokens has no use; both must be at least 1")
+    if codes == 1:
+        return 1.0, 0.0
+    seen, unseen = -math.log(codes), math.log1p(-1 / codes)
+    expected = tokens / codes
+    reach = 40 + 12 * math.sqrt(expected)  # beyond it the probabilities vanish in float64
+    counts = range(max(2, int(expected - reach)), min(tokens, int(expected + reach)) + 1)
+    lost = 0.0  # expectation of k log2 k for the count k of one code; 0 for k below 2
+    for k in counts:
+        ways = math.lgamma(tokens + 1) - math.lgamma(k + 1) - math.lgamma(tokens - k + 1)
+        lost += math.exp(ways + k * seen + (tokens - k) * unseen) * k * math.log2(k)
+    return -math.expm1(tokens * unseen), max(0.0, math.log2(tokens) - codes * lost / tokens)
 
 
 def as_row(indices: np.ndarray, tokens: int) -> np.ndarray:

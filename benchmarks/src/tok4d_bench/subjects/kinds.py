@@ -31,6 +31,8 @@ KINDS: dict[str, Kind] = {
     "tok4d": Kind(f"{_HERE}.tok4d_model:Tok4dSubject", "a tok4d model folder", (), "runs/tiny/model"),
     "identity": Kind(f"{_HERE}.identity:Identity", "the originals themselves: what each figure is at best"),
     "pca": Kind(f"{_HERE}.pca:Pca", "principal components of patches", (), "pca:image/photos,channels=48"),
+    "splats": Kind(f"{_HERE}.splats:Splats", "an asset's own voxels, one splat each in its mean colour"),
+    "random": Kind(f"{_HERE}.random_vectors:Random", "random embeddings and features: the level of chance"),
     "jpeg": Kind(f"{_HERE}.codecs:Jpeg", "JPEG, by quality or rate", (), "jpeg,bpp=0.5"),
     "webp": Kind(f"{_HERE}.codecs:WebP", "WebP, by quality or rate", (), "webp,bpp=0.5"),
     "avif": Kind(f"{_HERE}.codecs:Avif", "AV1 of stills, by quality or rate", (), "avif,bpp=0.5"),

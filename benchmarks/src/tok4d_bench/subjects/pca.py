@@ -1,13 +1,14 @@
 """PCA of patches: the linear floor. A fixed number of components a patch, fitted on a training source.
 
-V = feature channels in use.
+V = feature channels in use. A patch of a clip is 4 frames, that of an asset the pixels of a voxel; assets are drawn as
+one splat a voxel, so that their views can be compared, too.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -20,8 +21,12 @@ from tok4d.plugins.registry import modality, source_factory
 from tok4d.training.start import fit_pca
 from tok4d_bench.contracts import Restored, Subject, UnsuitedError
 from tok4d_bench.subjects.common import digest_of
+from tok4d_bench.subjects.splats import OPACITY, SCALE, splats_of
+from tok4d_bench.subjects.tiles import tile_samples
 
 SAMPLES = 256
+TOKENS = 16_384  # of a piece of a clip: patches are independent, and a long clip in pieces needs no more memory
+SPLATTED = "mesh3d"
 
 
 class Pca(Subject):
@@ -65,7 +70,9 @@ class Pca(Subject):
         self.name = f"pca{channels}"
         basis = hashlib.sha256(self._pca.mean.numpy().tobytes())
         basis.update(self._pca.components[:, :channels].contiguous().numpy().tobytes())
-        self.digest = digest_of(kind="pca", version=1, channels=channels, patch=DEFAULT_PATCH, basis=basis.hexdigest())
+        drawn = {"splats": [SCALE, OPACITY]} if owner.name == SPLATTED else {}
+        basis_of = {"channels": channels, "patch": DEFAULT_PATCH, "basis": basis.hexdigest()}
+        self.digest = digest_of(kind="pca", version=1, **basis_of, **drawn)
         fitted = {"source": source, "options": chosen, "samples": samples, "seed": seed}
         self._facts = {
             "kind": "pca",
@@ -86,19 +93,31 @@ class Pca(Subject):
         Raises:
             DataError: for samples whose patches have more values than those that it was fitted on.
         """
-        results = []
-        for sample in samples:
-            owner = modality(sample.modality)
-            tokens = owner.patchify(sample, DEFAULT_PATCH)
-            (origin,) = tokens.origins
-            if (used := origin.channels or tokens.width) > len(self._pca.mean):
-                raise DataError(
-                    sample.key or "sample", f"its patches have {used} values, the PCA's have {len(self._pca.mean)}"
-                )
-            (restored,) = owner.unpatchify(self._pca.reconstruct(tokens, self.channels))
-            restored.key, restored.fps = sample.key, sample.fps
-            results.append(Restored(restored, tokens=tokens.num_tokens))
-        return results
+        return [self._restored(sample) for sample in samples]
+
+    def _restored(self, sample: Sample) -> Restored:
+        owner = modality(sample.modality)
+        pieces = tile_samples(sample, _frames(sample.data[owner.field])) if owner.streams else iter([sample])
+        parts = [self._through(piece) for piece in pieces]
+        restored = parts[0].sample
+        if len(parts) > 1:
+            whole = torch.cat([part.sample.data[owner.field] for part in parts])
+            restored = replace(restored, data={owner.field: whole})
+        if owner.name == SPLATTED:
+            restored = splats_of(restored)
+        restored.key, restored.fps = sample.key, sample.fps
+        return Restored(restored, tokens=sum(part.tokens for part in parts))
+
+    def _through(self, sample: Sample) -> Restored:
+        owner = modality(sample.modality)
+        tokens = owner.patchify(sample, DEFAULT_PATCH)
+        (origin,) = tokens.origins
+        if (used := origin.channels or tokens.width) > len(self._pca.mean):
+            raise DataError(
+                sample.key or "sample", f"its patches have {used} values, the PCA's have {len(self._pca.mean)}"
+            )
+        (restored,) = owner.unpatchify(self._pca.reconstruct(tokens, self.channels))
+        return Restored(restored, tokens=tokens.num_tokens)
 
     def features(self, samples: Sequence[Sample], where: str) -> torch.Tensor:
         """Mean over patches of the scores, `[n, channels]`, for a probe at `latents`.
@@ -114,3 +133,10 @@ class Pca(Subject):
             scores = (tokens.feats[:, : len(self._pca.mean)] - self._pca.mean) @ self._pca.components
             rows.append(scores[:, : self.channels].double().mean(0).float())
         return torch.stack(rows)
+
+
+def _frames(clip_F3HW: torch.Tensor) -> int:
+    """Frames of a piece of a clip: whole latent steps of at most `TOKENS` tokens, or one step."""
+    step, height, width = DEFAULT_PATCH
+    tokens = -(-clip_F3HW.shape[-2] // height) * -(-clip_F3HW.shape[-1] // width)
+    return step * max(1, TOKENS // tokens)

@@ -17,13 +17,14 @@ COLUMNS = ("stage", "task", "share", "samples", "tokens", "loss", "s/batch", "s 
 
 
 def dry_run(curriculum: Curriculum, as_json: bool) -> None:
-    """Run it and show it; exit code 1 when the curriculum does not fit into this machine's memory."""
+    """Run it and show it; exit code 1 when something is missing here, memory among it."""
     from tok4d.training.rehearsal import rehearse
 
     found = rehearse(curriculum, (lambda text: None) if as_json else note)
     emit(found.mapping(), as_json, lambda: _render(found))
-    if found.problem:
-        note(f"error: {found.problem}")
+    for problem in found.problems:
+        note(f"error: {problem}")
+    if found.problems:
         raise typer.Exit(1)
 
 
@@ -64,7 +65,7 @@ def _stage(stage: StageCost) -> list[Any]:
         f"{stage.tokens:,.0f}" if stage.tasks else None,
         stage.step_seconds,
         None if stage.seconds is None else _spelt(stage.seconds),
-        _bytes(stage.need.total),
+        _bytes((stage.held or stage.need).total),
     ]
 
 

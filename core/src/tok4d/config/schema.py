@@ -193,6 +193,7 @@ class Curriculum:
             SigLIP2 vision tower in the encoder (see `tok4d.weights.siglip2`), `none` at random.
         init_samples: samples drawn from the first stage for `init: linear`.
         init_from: folder or hub id of the tower for `init: siglip2`.
+        lr_scale: factor on the learning rates of all stages. Wider models need smaller ones.
         precision: `float32` or `bf16` (autocast).
         workers: data-loading processes.
         checkpoint_every, log_every, validate_every: in steps; 0 turns validation off but for the end of a stage.
@@ -217,6 +218,7 @@ class Curriculum:
     init: str = "none"
     init_samples: int = 2000
     init_from: str = ""
+    lr_scale: float = 1.0
     precision: str = "float32"
     workers: int = 0
     checkpoint_every: int = 200
@@ -248,7 +250,7 @@ class Curriculum:
         one_of("strategy", self.strategy, STRATEGIES)
         if self.devices != "auto" and (isinstance(self.devices, bool) or not isinstance(self.devices, int)):
             raise ConfigError(f"devices must be a number or 'auto', got {self.devices!r}")
-        for name in ("checkpoint_every", "log_every", "init_samples", "nodes"):
+        for name in ("lr_scale", "checkpoint_every", "log_every", "init_samples", "nodes"):
             positive(name, getattr(self, name))
         for name in ("workers", "validate_every", "max_bad", "max_nan"):
             not_negative(name, getattr(self, name))

@@ -86,7 +86,7 @@ class StageBatches(Dataset[Batch]):
         key, number = self._at(step, place)
         order = self._order(key)
         whole = order.batch(number)
-        positions, share = self._mine(order, whole, self.rank + self.world * micro)
+        positions, share = self._mine(order, whole, micro)
         samples, bad = [], []
         for position in positions:
             sample, errors = order.load(position)
@@ -131,15 +131,20 @@ class StageBatches(Dataset[Batch]):
             self._orders[key] = made
         return self._orders[key]
 
-    def _mine(self, order: TaskOrder, positions: range, slot: int) -> tuple[Sequence[int], float]:
-        """Positions of a batch for one of (processes x micro-batches) slots, and which part of the batch they are."""
+    def _mine(self, order: TaskOrder, positions: range, micro: int) -> tuple[Sequence[int], float]:
+        """This process's positions of one of a batch's parts, and which share of the whole batch they are.
+
+        A part holds the same samples however many processes there are: losses that compare samples with each other see
+        those of a part.
+        """
         slots = self.world * self.micro
         if not order.task.tokens or slots == 1:
-            return positions[slot::slots], 1 / slots
+            return positions[micro :: self.micro][self.rank :: self.world], 1 / slots
         counts = [order.count(position) for position in positions]
-        mine = share_out(counts, slots)[slot]
-        if mine:
-            return [positions[place] for place in mine], len(mine) / len(positions)
+        part = share_out(counts, self.micro)[micro]
+        own = share_out([counts[place] for place in part], self.world)[self.rank]
+        if own:
+            return [positions[part[place]] for place in own], len(own) / len(positions)
         return [positions[counts.index(min(counts))]], 0.0
 
 

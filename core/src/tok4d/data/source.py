@@ -99,6 +99,18 @@ class Source(ABC):
         shape = self.shape(index, rng)
         return None if shape is None else _grid_size(host or self.host, tuple(shape), tuple(patch_size))
 
+    def largest_shape(self) -> tuple[int, ...] | None:
+        """Largest shape of the main tensor of `load(index, rng)` that the options allow; None: they set no limit.
+
+        Asked for before there are any data, to estimate memory. The default is None.
+        """
+        return None
+
+    def most_tokens(self, patch_size: PatchSize, host: Modality | None = None) -> int | None:
+        """Most tokens that a sample may become in training, by the options alone; None: they set no limit."""
+        shape = self.largest_shape()
+        return None if shape is None else _grid_size(host or self.host, tuple(shape), tuple(patch_size))
+
     def ordered(self, offset: int, key: int) -> int:
         """Which sample stands at `offset` of an epoch; `key` chooses the epoch's order.
 

@@ -29,8 +29,8 @@ from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.tokenfile import SUFFIX, load_tokens, save_tokens
 from tok4d.tokens import TokenSet
-from tok4d.training.module import targets, unpatchify
 from tok4d.training.run import Result
+from tok4d.training.stage_loss import targets, unpatchify
 from tok4d.training.start import fit_pca
 from tok4d.weights.folder import write_text
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d.losses.objective import Objective
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
+from tok4d.training.clips import check_clips
 from tok4d.training.grow import grown_config
 from tok4d.training.loggers import check_loggers
 from tok4d.training.parallel import refuse_unfit
@@ -23,47 +27,85 @@ from tok4d.weights.siglip2 import check_fits
 DEFAULT_LOSSES = {"l1": 1.0, "l2": 10.0, "kl": 1e-8}
 
 
+@dataclass(frozen=True)
+class Problem:
+    """Something that a curriculum cannot run with.
+
+    Attributes:
+        where: the key; empty where the reason names it.
+        reason: what is wrong or missing, and what to do.
+        cause: the error that said so.
+    """
+
+    where: str
+    reason: str
+    cause: Tok4dError
+
+    def error(self) -> ConfigError:
+        """To be raised."""
+        error = ConfigError(f"{self.where}: {self.reason}" if self.where else self.reason)
+        error.__cause__ = self.cause
+        return error
+
+
 def check_curriculum(curriculum: Curriculum, *, fresh: bool = True, files: bool = False) -> None:
     """Look up everything that the stages name, so that a typo in the last one does not wait for hours of training.
 
     Args:
         fresh: whether the run begins at its start; one that is continued has no need of what it started from.
-        files: whether local files and folders must be there already.
+        files: whether local files and folders must be there already, and may be looked into.
 
     Raises:
         ConfigError: for a preset, part to freeze or slow, source, option, loss or file that does not exist, naming
             stage and task;
-            for a tower to start from that is missing or does not fit, or a `rope_ramp` that cannot be run.
+            for a tower to start from that is missing or does not fit, a `rope_ramp` that cannot be run, or a
+            `grow: clips` without clips or room for them.
     """
-    config = load_preset(curriculum.model.preset, curriculum.model.overrides)
-    if fresh and curriculum.init == "siglip2":
+    for problem in problems(curriculum, fresh=fresh, files=files):
+        raise problem.error()
+
+
+def problems(curriculum: Curriculum, *, fresh: bool = True, files: bool = False) -> Iterator[Problem]:
+    """Everything that `check_curriculum` refuses, one by one; what may ask a hub comes last.
+
+    Raises:
+        ConfigError: where a stage cannot begin with the model before it, so that later ones cannot be looked at.
+    """
+    for where, look in _checks(curriculum, fresh, files):
         try:
-            check_fits(config, curriculum.init_from)
+            look()
         except Tok4dError as error:
-            raise ConfigError(f"init_from: {error}") from error
-    _check_ramps(curriculum, config)
-    refuse_unfit(curriculum)
-    check_loggers(curriculum.loggers)
+            yield Problem(where, str(error), error)
+
+
+def _checks(curriculum: Curriculum, fresh: bool, files: bool) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Keys, and what looks at them."""
+    config = load_preset(curriculum.model.preset, curriculum.model.overrides)
+    yield "", partial(_check_ramps, curriculum, config)
+    yield "", partial(refuse_unfit, curriculum)
+    yield "", partial(check_loggers, curriculum.loggers)
     with torch.device("meta"):
         model = Tokenizer(config)
+    start = config
     for name in curriculum.order:
         stage = curriculum.stages[name]
         config = grown_config(curriculum, config, name)
+        yield f"stages.{name}", partial(check_clips, curriculum, name, config, look=files)
         parts = {"tasks": stage.tasks, "every_step": stage.every_step, "validation": stage.validation}
         for part, tasks in parts.items():
             for key, task in tasks.items():
-                try:
-                    source = build_source(task)
-                    task_objective(task)
-                    if files:
-                        _check_place(source)
-                except Tok4dError as error:
-                    raise ConfigError(f"stages.{name}.{part}.{key}: {error}") from error
-        try:
-            model.freeze(stage.freeze)
-            model.named_like(stage.optimizer.slow, "optimizer.slow")
-        except ConfigError as error:
-            raise ConfigError(f"stages.{name}: {error}") from error
+                yield f"stages.{name}.{part}.{key}", partial(_check_task, task, files)
+        yield f"stages.{name}", partial(model.freeze, stage.freeze)
+        yield f"stages.{name}", partial(model.named_like, stage.optimizer.slow, "optimizer.slow")
+    if fresh and curriculum.init == "siglip2":
+        yield "init_from", partial(check_fits, start, curriculum.init_from)
+
+
+def _check_task(task: TaskConfig, files: bool) -> None:
+    source = build_source(task)
+    task_objective(task)
+    if files:
+        _check_place(source)
 
 
 def _check_place(source: Source) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -28,13 +30,18 @@ class _Served(Dataset[Batch | Tok4dError]):
 
 
 class _Loader(DataLoader[Batch]):
-    """Raises the errors that `_Served` hands over."""
+    """Raises the errors that `_Served` hands over, and names the one that says that nobody is there to hand over."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for item in super().__iter__():
-            if isinstance(item, Tok4dError):
-                raise item
-            yield item
+        try:
+            for item in super().__iter__():
+                if isinstance(item, Tok4dError):
+                    raise item
+                yield item
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            if not self.num_workers or "in DataLoader worker process" in str(error):  # of the data
+                raise
+            raise _death() from error
 
 
 class StageData(pl.LightningDataModule):
@@ -78,18 +85,38 @@ class StageData(pl.LightningDataModule):
             sampler=FromStep(self.start * batches.parts, len(batches)),
             num_workers=self.workers,
             prefetch_factor=2 if self.workers else None,
+            worker_init_fn=_in_worker,
         )
 
 
-def raise_if_worker_died(error: RuntimeError) -> None:
-    """Say in one line what PyTorch reports when a loader process is gone, wherever training was just then.
+def _in_worker(_: int) -> None:
+    sys.excepthook = _unless_hung_up
+
+
+def _unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A training process that ends while a batch is handed over is no error of the loader process: it says nothing."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
+
+
+def raise_if_worker_died(error: BaseException) -> None:
+    """Say in one line what PyTorch reports when a loader process is gone.
+
+    PyTorch raises from a signal handler, so anywhere: other libraries may have made another error of it meanwhile.
 
     Raises:
         Tok4dError: if that is what happened.
     """
-    text = str(error)
-    if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by signal" in text):
-        raise Tok4dError(
-            "a data-loading process died (out of memory, or killed); the last checkpoint is intact: go on with "
-            "--resume, with fewer workers if memory was short (workers=0 loads in the training process)"
-        ) from error
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed by signal" in text):
+            raise _death() from error
+        cause = cause.__cause__ or cause.__context__
+
+
+def _death() -> Tok4dError:
+    return Tok4dError(
+        "a data-loading process died (out of memory, or killed); the last checkpoint is intact: go on with "
+        "--resume, with fewer workers if memory was short (workers=0 loads in the training process)"
+    )

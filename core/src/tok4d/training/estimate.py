@@ -41,7 +41,9 @@ class StageCost:
         stage: its name.
         steps: how many it has.
         parameters, trained: of the model, and those that are not frozen.
-        need: bytes by what they are for, counted from the model's sizes.
+        need: bytes of one process by what they are for, counted from the model's sizes and the largest batch.
+        held: the same, as a device of the run holds it: several processes on one CPU, or its part of what is sharded.
+        unknown: tasks whose batches are not in it, since only their data tell how large they are.
         tasks: costs of its tasks.
         update: seconds of an optimiser step and of averaging the weights; None: not run.
         workers: data-loading processes of the run.
@@ -55,6 +57,18 @@ class StageCost:
     tasks: Sequence[TaskCost] = ()
     update: float | None = None
     workers: int = 0
+    held: Need | None = None
+    unknown: Sequence[str] = ()
+
+    @property
+    def foretold(self) -> str:
+        """What is known before anything is tried, for people."""
+        need = self.held or self.need
+        left_out = f"; batches of {', '.join(self.unknown)} are known from their data alone" if self.unknown else ""
+        return (
+            f"{self.stage}: {self.parameters / 1e6:,.1f}M parameters, {self.trained / 1e6:,.1f}M of them trained; a "
+            f"device holds about {gigabytes(need.total)} ({need.spelt()}){left_out}"
+        )
 
     @property
     def step_seconds(self) -> float | None:
@@ -110,7 +124,9 @@ class StageCost:
             "update_seconds": self.update,
             "seconds": self.seconds,
             "peak_memory": self.memory,
-            "estimated_memory": {**vars(self.need), "total": self.need.total},
+            "estimated_memory": _bytes(self.held or self.need),
+            "estimated_memory_of_one_process": _bytes(self.need),
+            "not_estimated": list(self.unknown),
             "tasks": [{**vars(task)} for task in self.tasks],
         }
 
@@ -122,14 +138,14 @@ class Rehearsal:
     Attributes:
         stages: costs, in order.
         available: bytes that were free when it began; None when the system does not say.
-        problem: why nothing was run, for people; empty when all was.
-        fits: whether the run that the curriculum asks for has enough memory here.
+        problems: why nothing was run, for people; empty when all was.
+        fits: whether the run that the curriculum asks for has enough memory here; None: the device is not here.
     """
 
     stages: Sequence[StageCost]
     available: int | None = None
-    problem: str = ""
-    fits: bool = True
+    problems: Sequence[str] = ()
+    fits: bool | None = True
 
     @property
     def seconds(self) -> float | None:
@@ -152,8 +168,12 @@ class Rehearsal:
             "peak_memory": max(peaks, default=None),
             "available_memory": self.available,
             "fits": self.fits,
-            "problem": self.problem,
+            "problems": list(self.problems),
         }
+
+
+def _bytes(need: Need) -> dict[str, int]:
+    return {**vars(need), "total": need.total}
 
 
 def too_large(stage: str, need: Need, available: int | None) -> str:

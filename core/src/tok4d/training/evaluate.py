@@ -18,8 +18,8 @@ from tok4d.plugins.registry import modality
 from tok4d.tokens import TokenSet
 from tok4d.training.alignment import Alignment, Seen
 from tok4d.training.merging import merged_codes, merged_seen
-from tok4d.training.module import targets, unpatchify
 from tok4d.training.parallel import gathered
+from tok4d.training.stage_loss import targets, unpatchify
 
 Reconstruct = Callable[[Batch], TokenSet]
 Watch = Callable[[Batch, Encoded, Codes | None], None]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 
 from tok4d.config.schema import Curriculum
-from tok4d.data.batches import StageBatches
+from tok4d.data.batches import Batch, StageBatches
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.training import parallel
 from tok4d.training.callbacks import averaged
@@ -32,11 +33,20 @@ class LatentStatistics(pl.Callback):
         size, inputs = module.tokenizer.patch_size, module.tokenizer.config.inputs
         batches = StageBatches(stage, self.name, self.curriculum.seed, size, *share, inputs)
         count = min(LATENT_BATCHES, stage.steps) * batches.parts
+        sizes: list[int] = []
         with averaged(module) as model:
-            chosen = [batches[index].to(module.device) for index in range(count)]
-            measure_latents(model, chosen)
+            measure_latents(model, _one_by_one(batches, count, module.device, sizes))
             if parallel.world() > 1:
-                _merge(model, sum(batch.tokens.num_tokens for batch in chosen))
+                _merge(model, sum(sizes))
+
+
+def _one_by_one(batches: StageBatches, count: int, device: torch.device, sizes: list[int]) -> Iterator[Batch]:
+    """The first batches on a device, of which no more than two are there at a time; `sizes` gets their tokens."""
+    for index in range(count):
+        batch = batches[index].to(device)
+        sizes.append(batch.tokens.num_tokens)
+        yield batch
+        del batch  # before the next one is made
 
 
 @torch.no_grad()

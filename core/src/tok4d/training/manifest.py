@@ -43,13 +43,21 @@ def manifest(curriculum: Mapping[str, Any] | None = None) -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
         **code_state(Path(__file__).parent),
         "hardware": hardware(),
         "plugins": {record.name: f"{record.distribution} {record.version} {record.state}" for record in records()},
         "packages": packages(),
         "curriculum": dict(curriculum or {}),
     }
+
+
+def command_line() -> str:
+    """How this process was started, without the folders that its programs happen to be in."""
+    arguments = sys.argv[1:]
+    interpreter = sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]  # its own options, and what it runs
+    program = ["python", *interpreter] if "-m" in interpreter else [Path(sys.argv[0]).name]
+    return shlex.join([*program, *arguments])
 
 
 def write_manifest(out: Path, curriculum: Mapping[str, Any]) -> None:

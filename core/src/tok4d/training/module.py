@@ -13,64 +13,16 @@ from torch import Tensor, nn
 from tok4d.config.schema import StageConfig
 from tok4d.data.batches import Batch
 from tok4d.errors import Tok4dError
-from tok4d.losses.gather import standing_by
 from tok4d.losses.objective import Loss
-from tok4d.modality import Sample
 from tok4d.model.bottleneck import Encoded
 from tok4d.model.tokenizer import Tokenizer
-from tok4d.plugins.registry import modality
 from tok4d.tokens import TokenSet
 from tok4d.training import parallel
-from tok4d.training.check import task_objective
 from tok4d.training.optim import AveragedWeights, learning_rate, make_adamw, set_lr
+from tok4d.training.stage_loss import StageLoss
 from tok4d.training.tally import StepReport, Tally, finite
 
 log = logging.getLogger(__name__)
-
-
-class StageLoss(nn.Module):
-    """The training loss of a batch as one module's forward, which is what sharding hooks into.
-
-    Args:
-        tokenizer: the model.
-        stage: whose tasks have objectives here.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, stage: StageConfig) -> None:
-        super().__init__()
-        self.tokenizer = tokenizer
-        self.kind = stage.latents
-        self.objectives = {key: task_objective(task) for key, task in (*stage.tasks.items(), *stage.every_step.items())}
-        # A list, since a ModuleDict refuses ordinary task names such as "train" or "v1.5".
-        self._registered = nn.ModuleList(self.objectives.values())
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss over the batch's samples, and the unweighted means of its terms."""
-        loss, _ = self.loss(batch)
-        return loss.total, loss.terms
-
-    def loss(self, batch: Batch) -> tuple[Loss, Encoded]:
-        """The same, with what the encoder gave."""
-        target = targets(batch)
-        objective = self.objectives[batch.task]
-        used = channels_in_use(batch.tokens)
-        encoded = self.tokenizer.encode(batch.tokens, pool=objective.pools, channels=used)
-        if not objective.restores:
-            with standing_by(not batch.share):
-                return objective(target, target, encoded), encoded
-        latents = self.latents(encoded, batch)
-        read = None if batch.modality in self.tokenizer.heads else used  # a head may read what it likes
-        got = unpatchify(self.tokenizer, batch, self.tokenizer.decode(latents, channels=read))
-        with standing_by(not batch.share):
-            return objective(target, got, encoded), encoded
-
-    def latents(self, encoded: Encoded, batch: Batch) -> TokenSet:
-        """What the decoder trains on: FSQ codes, else the posterior's sample or mean as the stage says."""
-        if self.tokenizer.quantizer is not None:
-            return self.tokenizer.quantize(encoded).latents()
-        if self.kind == "mean":
-            return encoded.latents("mean")
-        return encoded.latents("sample", noise=batch.noise(self.tokenizer.config.latent))
 
 
 class TokenizerModule(pl.LightningModule):
@@ -87,6 +39,7 @@ class TokenizerModule(pl.LightningModule):
         ema: averaged weights carried over from a checkpoint or an earlier stage; None: they start at the model.
         tolerated: steps in all that may be skipped because something is not finite; None: the first stops the run.
         skipped: steps skipped so far.
+        lr_scale: factor on the stage's learning rate.
     """
 
     def __init__(
@@ -98,13 +51,14 @@ class TokenizerModule(pl.LightningModule):
         ema: AveragedWeights | None = None,
         tolerated: int | None = None,
         skipped: int = 0,
+        lr_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
         self.stage = stage
         self.trained = start  # counts steps TRAINED, not fetched
         self.done_before = done_before
-        self.tolerated, self.skipped = tolerated, skipped
+        self.tolerated, self.skipped, self.lr_scale = tolerated, skipped, lr_scale
         self.ema = ema if ema is not None else AveragedWeights(tokenizer, stage.optimizer.ema)
         self.ema.decay = stage.optimizer.ema
         tokenizer.freeze(stage.freeze)
@@ -239,7 +193,7 @@ class TokenizerModule(pl.LightningModule):
             sharded = parallel.is_sharded(self.tokenizer)
             self._tally = Tally(() if sharded else [p for p in self.tokenizer.parameters() if p.requires_grad])
         self.between_steps = False
-        value = learning_rate(self.stage.optimizer, self.trained, self.stage.steps)
+        value = self.lr_scale * learning_rate(self.stage.optimizer, self.trained, self.stage.steps)
         set_lr(cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False)), value)
         self.log_dict({"lr": value, "step": float(self.total_trained)})  # "step" becomes the x-axis of the log
 
@@ -259,32 +213,3 @@ class TokenizerModule(pl.LightningModule):
         """
         if self.stage.rope_ramp:
             self.tokenizer.set_rope_scale(min(1.0, self.trained / self.stage.rope_ramp))
-
-
-def channels_in_use(tokens: TokenSet) -> int | None:
-    """From which channel on all patches are zero, and nothing is read of what is decoded; None: not known."""
-    known = [origin.channels for origin in tokens.origins if origin.channels is not None]
-    return max(known) if known and len(known) == len(tokens) else None
-
-
-def targets(batch: Batch) -> list[Sample]:
-    """What a batch's reconstructions are compared with: what its tokens hold, and the extras beside them."""
-    samples = _named(modality(batch.modality).unpatchify(batch.tokens), batch)
-    for sample, extras in zip(samples, batch.extras, strict=False):  # none at all where no sample has any
-        sample.data.update(extras)
-    return samples
-
-
-def unpatchify(model: Tokenizer, batch: Batch, patches: TokenSet, *, use_head: bool = True) -> list[Sample]:
-    """Samples of a batch from patches, through the modality's own decoder head when the model has one."""
-    name = batch.modality
-    head = model.heads[name] if use_head and name in model.heads else None
-    return _named(modality(name).unpatchify(patches, head), batch)
-
-
-def _named(samples: list[Sample], batch: Batch) -> list[Sample]:
-    for sample, key in zip(samples, batch.keys, strict=True):
-        sample.key = key
-    for sample, caption, label in zip(samples, batch.captions, batch.labels, strict=False):
-        sample.caption, sample.label = caption, label
-    return samples

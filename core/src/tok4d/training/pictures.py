@@ -16,7 +16,7 @@ from tok4d.data.batches import Batch
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
 from tok4d.training.evaluate import reconstructor
-from tok4d.training.module import targets, unpatchify
+from tok4d.training.stage_loss import targets, unpatchify
 
 PICTURES = 4  # samples of every validation task
 

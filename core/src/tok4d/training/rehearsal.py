@@ -2,7 +2,7 @@
 
 The optimiser steps with a learning rate of 0, so that its moments are there but no weight changes; stages after the
 first begin with the model that the first began with, grown as they ask for. What will not fit is found before it is
-tried: first from the model's sizes, then with the batches' too.
+tried: first from the configuration, whatever else is missing, then with the batches.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from math import isfinite
 
 import torch
 
-from tok4d.config.loader import load_preset
-from tok4d.config.schema import Curriculum, TokenizerConfig
+from tok4d.config.schema import Curriculum
 from tok4d.data.batches import Batch, StageBatches
 from tok4d.errors import Tok4dError
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.training import parallel
-from tok4d.training.check import check_curriculum
+from tok4d.training.check import problems
 from tok4d.training.estimate import Rehearsal, StageCost, TaskCost, too_large
-from tok4d.training.grow import Learned, begin_stage, grown_config
-from tok4d.training.memory import activations_of, available_memory, need_of, peak_memory, reset_peak
+from tok4d.training.grow import Learned, begin_stage
+from tok4d.training.memory import available_memory, peak_memory, reset_peak
 from tok4d.training.module import TokenizerModule
 from tok4d.training.optim import make_adamw, set_lr
+from tok4d.training.sizing import device_of, held, processes, sized, stage_configs, with_tokens
 from tok4d.training.start import fresh_model
 
 SLOW = 20.0  # seconds; a batch that takes longer is timed the first time it is run
@@ -43,85 +43,73 @@ def rehearse(curriculum: Curriculum, tell: Tell = lambda text: None) -> Rehearsa
         curriculum: a checked configuration.
         tell: receives a line about every task that was run.
 
+    Returns:
+        What everything costs. Where something is missing, weights, files or the device, nothing is run: memory is
+        estimated from the configuration, and all that is missing is in `problems`.
+
     Raises:
-        Tok4dError: for what would stop the run: data that cannot be used, a start that cannot be made, a loss that is
-            not finite.
+        Tok4dError: for what would stop the run: a stage that cannot begin with the model before it, data that cannot
+            be used, a start that cannot be made, a loss that is not finite.
     """
-    check_curriculum(curriculum)
-    device = _device(curriculum)
-    available = available_memory(device)
-    stages = list(_sizes(curriculum, device))
-    if problem := _problem(curriculum, stages, available, device):
-        return Rehearsal(stages, available, problem, fits=False)
+    device, absent = device_of(curriculum)
+    available = None if absent else available_memory(device)
+    stages = list(sized(curriculum, device))
+    for stage in stages:
+        tell(stage.foretold)
+    missing = [*([absent] if absent else []), *_problems(curriculum)]
+    # Nothing more will be known of batches where something is missing: then the largest that they may be counts.
+    large = _too_large(stages if missing else [_without_batches(curriculum, one, device) for one in stages], available)
+    if found := [*large, *missing]:
+        return Rehearsal(stages, available, found, fits=not large and (None if available is None else True))
     served = {name: _Served(curriculum, name) for name in curriculum.order}
-    stages = [_with_batches(curriculum, stage, served[stage.stage], tell) for stage in stages]
-    if problem := _problem(curriculum, stages, available, device):
-        return Rehearsal(stages, available, problem, fits=False)
+    stages = [_with_batches(curriculum, stage, served[stage.stage], device, tell) for stage in stages]
+    if large := _too_large(stages, available):
+        return Rehearsal(stages, available, large, fits=False)
     for stage in stages:
         if alone := too_large(stage.stage, stage.need, available):
-            return Rehearsal(stages, available, f"in one process, which a dry run is: {alone}")
+            return Rehearsal(stages, available, [f"in one process, which a dry run is: {alone}"], fits=False)
     return Rehearsal(list(_run(curriculum, stages, served, device, tell)), available)
 
 
-def _device(curriculum: Curriculum) -> torch.device:
-    """Where training would be."""
-    wanted = curriculum.accelerator
-    if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda")
-    if wanted in ("auto", "cpu"):
-        return torch.device("cpu")
-    raise Tok4dError(f"accelerator {wanted!r} is not available here; a dry run takes auto, cpu or gpu")
+def _problems(curriculum: Curriculum) -> list[str]:
+    """What is wrong with a curriculum or missing here; the same thing in many places is said once."""
+    places: dict[str, list[str]] = {}
+    for problem in problems(curriculum, files=True):
+        places.setdefault(problem.reason, []).append(problem.where)
+    return [": ".join(part for part in (_spelt(where), reason) if part) for reason, where in places.items()]
 
 
-def _problem(curriculum: Curriculum, stages: list[StageCost], available: int | None, device: torch.device) -> str:
+def _spelt(places: list[str]) -> str:
+    first, *others = places
+    return f"{first} (and {len(others)} more)" if others else first
+
+
+def _too_large(stages: list[StageCost], available: int | None) -> list[str]:
     """Why the run would not fit, for the first stage that does not."""
-    factor, processes = _spread(curriculum, device)
-    for stage in stages:
-        need = replace(stage.need.times(factor), activations=stage.need.activations * processes)
-        if found := too_large(stage.stage, need, available):
-            return found
-    return ""
+    found = (too_large(stage.stage, stage.held or stage.need, available) for stage in stages)
+    return list(islice(filter(None, found), 1))
 
 
-def _spread(curriculum: Curriculum, device: torch.device) -> tuple[float, int]:
-    """How many times a device's memory holds a model's state and a process's activations.
-
-    Processes on a CPU share its memory, GPUs have their own; sharded, a process holds its part of the state.
-    """
-    here = 1 if curriculum.devices == "auto" else int(curriculum.devices)
-    sharing = here if device.type == "cpu" else 1
-    return (sharing / (here * curriculum.nodes) if curriculum.strategy == "fsdp" else float(sharing)), sharing
-
-
-def _sizes(curriculum: Curriculum, device: torch.device) -> Iterator[StageCost]:
-    """Every stage by the size of its model alone, which is never made."""
-    config = load_preset(curriculum.model.preset, curriculum.model.overrides)
-    for name in curriculum.order:
-        stage = curriculum.stages[name]
-        config = grown_config(curriculum, config, name)
-        with torch.device("meta"):
-            model = Tokenizer(config)
-        model.freeze(stage.freeze)
-        parameters = list(model.parameters())
-        trained = sum(p.numel() for p in parameters if p.requires_grad)
-        total = sum(p.numel() for p in parameters)
-        need = need_of(model, copied=curriculum.asynchronous)
-        yield StageCost(name, stage.steps, total, trained, need, workers=curriculum.workers)
+def _without_batches(curriculum: Curriculum, stage: StageCost, device: torch.device) -> StageCost:
+    need = replace(stage.need, activations=0)
+    return replace(stage, need=need, held=held(curriculum, need, device))
 
 
 class _Served:
     """Batches of a stage's tasks, as the run serves them to its first process.
 
     Attributes:
+        config: of the model in this stage.
         tasks: those that have a batch at all, with their shares of the steps; one with a small weight may come up in
             none of the steps of a short stage.
     """
 
     def __init__(self, curriculum: Curriculum, name: str) -> None:
-        stage, config = curriculum.stages[name], _config(curriculum, name)
+        stage, config = curriculum.stages[name], dict(stage_configs(curriculum))[name]
         frames, height, width = config.patch_size
-        world = 1 if curriculum.devices == "auto" else int(curriculum.devices) * curriculum.nodes
-        self.batches = StageBatches(stage, name, curriculum.seed, (frames, height, width), 0, world, config.inputs)
+        size, world = (frames, height, width), processes(curriculum)
+        self.config = config
+        self.batches = StageBatches(stage, name, curriculum.seed, size, 0, world, config.inputs)
         self.micro = stage.micro
         self._places = dict.fromkeys(stage.tasks, 0)
         self._places |= {task: 1 + i for i, task in enumerate(stage.every_step)}
@@ -145,17 +133,9 @@ def _steps_of(batches: StageBatches, task: str) -> list[int]:
     return list(islice((step for step in steps if batches.schedule.task(step) == task), 2))
 
 
-def _config(curriculum: Curriculum, until: str) -> TokenizerConfig:
-    """The model's configuration in a stage."""
-    config = load_preset(curriculum.model.preset, curriculum.model.overrides)
-    for name in curriculum.order:
-        config = grown_config(curriculum, config, name)
-        if name == until:
-            break
-    return config
-
-
-def _with_batches(curriculum: Curriculum, stage: StageCost, served: _Served, tell: Tell) -> StageCost:
+def _with_batches(
+    curriculum: Curriculum, stage: StageCost, served: _Served, device: torch.device, tell: Tell
+) -> StageCost:
     """A stage's costs with the size of its first batches, and the activations of the largest part of one."""
     largest, tasks = 0, []
     for task, share in served.tasks.items():
@@ -164,9 +144,7 @@ def _with_batches(curriculum: Curriculum, stage: StageCost, served: _Served, tel
         tell(f"{stage.stage}/{task}: first batch loaded in {seconds:.2f} s")
         largest = max(largest, *sizes)
         tasks.append(TaskCost(task, share, sum(len(part.tokens) for part in parts), sum(sizes), seconds))
-    config = _config(curriculum, stage.stage)
-    kept = activations_of(config, largest, recomputed=curriculum.checkpoint_activations)
-    return replace(stage, tasks=tasks, need=replace(stage.need, activations=kept))
+    return with_tokens(curriculum, replace(stage, tasks=tasks, unknown=()), served.config, largest, device)
 
 
 def _run(

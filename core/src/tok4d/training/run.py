@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,25 +26,27 @@ import yaml
 from torch import Tensor
 
 from tok4d.config.loader import to_mapping
-from tok4d.config.schema import Curriculum, StageConfig
+from tok4d.config.schema import Curriculum
 from tok4d.errors import DataError
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.training import checkpoint
 from tok4d.training.callbacks import CountBadFiles, SaveCheckpoints, Validate
 from tok4d.training.check import check_curriculum
-from tok4d.training.data import StageData, raise_if_worker_died
+from tok4d.training.data import StageData
 from tok4d.training.evaluate import Scores
 from tok4d.training.grow import Learned, begin_stage
 from tok4d.training.latents import LatentStatistics
-from tok4d.training.loggers import close_loggers, make_loggers
+from tok4d.training.launch import refuse_launch
+from tok4d.training.loggers import close_loggers
 from tok4d.training.manifest import write_manifest
 from tok4d.training.module import TokenizerModule
 from tok4d.training.optim import AveragedWeights
-from tok4d.training.parallel import is_first, is_sharded, prepare_blocks, processes, strategy_of
+from tok4d.training.parallel import is_first, is_sharded, prepare_blocks, processes
 from tok4d.training.record import RecordLosses, cut_losses
 from tok4d.training.resume import last_checkpoint, read_results, read_throughput, refuse_existing
 from tok4d.training.start import fresh_model
 from tok4d.training.throughput import GoOn, Throughput
+from tok4d.training.trainer import fit, make_trainer
 from tok4d.weights.folder import write_text
 
 log = logging.getLogger(__name__)
@@ -114,10 +115,11 @@ def train(
         callbacks: extra Lightning callbacks for a stage of this name, first step and length.
 
     Raises:
-        Tok4dError: for a folder that already holds a run, another configuration than the one to be continued,
-            unusable data, or a loss that is not finite.
+        Tok4dError: for processes that nobody will start, a folder that already holds a run, another configuration
+            than the one to be continued, unusable data, or a loss that is not finite.
         KeyboardInterrupt: for Ctrl-C; the run continues from its last checkpoint.
     """
+    refuse_launch(curriculum)
     resuming = resume and checkpoint.newest(out / "checkpoints") is not None
     check_curriculum(curriculum, fresh=not resuming, files=True)
     progress = _resumed(curriculum, out) if resuming else None
@@ -165,7 +167,9 @@ def _fit(
     prepare_blocks(model, recompute=curriculum.checkpoint_activations, compiled=curriculum.compile)
     tolerated = curriculum.max_nan if curriculum.on_nan == "skip" else None
     done = progress.total - progress.start
-    module = TokenizerModule(model, stage, progress.start, done, progress.ema, tolerated, progress.skipped)
+    module = TokenizerModule(
+        model, stage, progress.start, done, progress.ema, tolerated, progress.skipped, curriculum.lr_scale
+    )
     module.next_starts = dict(progress.next_starts)
     data = StageData(
         stage,
@@ -206,7 +210,7 @@ def _fit(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on worker counts and deprecations inside the trainer
-        _uninterrupted(trainer, module, data)
+        fit(trainer, module, data)
     progress.carry_over(module, trainer.optimizers[0], bad_files.bad, out)
     result.bad_files, result.skipped = bad_files.bad, module.skipped
     if trainer.should_stop:
@@ -215,44 +219,6 @@ def _fit(
     result.tokens_per_second, result.waiting_share = found["tokens_per_second"], found["waiting_share"]
     if trainer.is_global_zero:
         write_text(out / "throughput.json", json.dumps(result.throughput, indent=1))
-
-
-def _uninterrupted(trainer: pl.Trainer, module: TokenizerModule, data: StageData) -> None:
-    """`trainer.fit`, with Ctrl-C as what it is: Lightning turns it into exit code 1, or into an ordinary end."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit(module, data)
-    except SystemExit as error:
-        if not isinstance(error.__context__, KeyboardInterrupt):
-            raise
-    except RuntimeError as error:
-        raise_if_worker_died(error)
-        raise
-    if trainer.interrupted:
-        signal.signal(signal.SIGINT, handler)  # ignored by Lightning from the first Ctrl-C on
-        raise KeyboardInterrupt
-
-
-def make_trainer(curriculum: Curriculum, stage: StageConfig, out: Path) -> pl.Trainer:
-    """The Lightning trainer of one stage. Its own checkpoints and epochs are not used: the run counts steps."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return pl.Trainer(
-        max_epochs=1,
-        accelerator=curriculum.accelerator,
-        devices=curriculum.devices,
-        num_nodes=curriculum.nodes,
-        strategy=strategy_of(curriculum),
-        precision="bf16-mixed" if curriculum.precision == "bf16" else "32-true",
-        accumulate_grad_batches=stage.parts,
-        gradient_clip_val=stage.optimizer.clip,
-        logger=make_loggers(curriculum.loggers, out, to_mapping(curriculum)),
-        log_every_n_steps=curriculum.log_every,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
 
 
 class _Restore(pl.Callback):

@@ -125,28 +125,3 @@ def rebuilt(config: TokenizerConfig, tensors: Mapping[str, Tensor]) -> Tokenizer
         model = Tokenizer(config)
     model.load_state_dict(dict(tensors))
     return model
-
-
-def grow_latent(model: Tokenizer, latent: int, seed: int) -> Tokenizer:
-    """A new model with more latent channels that restores everything as the old one does (by posterior means).
-
-    Raises:
-        ConfigError: for fewer channels.
-    """
-    before = model.config.latent
-    config = wider_config(model.config, latent)
-    rows = new_rows(before, latent, config.encoder.width, seed)
-    return rebuilt(config, {name: widened(name, t, before, latent, rows) for name, t in model.state_dict().items()})
-
-
-def enter_fsq(model: Tokenizer, quantizer: FSQConfig, scale: Tensor) -> Tokenizer:
-    """A new model with FSQ whose latents are divided by `scale` `[L]` first: FSQ's tanh saturates beyond about 1.
-
-    With the quantizer left out it restores everything as the old one does (by posterior means). A KL weight of 1e-8
-    leaves the latents' scale free, so it may be anything; their mean stays, as `proj` has no bias.
-
-    Raises:
-        ConfigError: when the quantizer does not fit the latent channels.
-    """
-    config = discrete_config(model.config, quantizer)
-    return rebuilt(config, {name: rescaled(name, t, scale) for name, t in model.state_dict().items()})

@@ -34,6 +34,7 @@ from tok4d.weights.linear_neurons import Free, Neurons, free_neurons, last_head,
 
 SHRUNK = 0.25  # clip scores in the encoder's stream: small beside the constants, so that the norms stay near-linear
 LOUD = 1.0  # probes, their sum and the switch, beside the leading score: more than training lets others write there
+LEAST_BLOCKS = {"encoder": 3, "decoder": 1}
 PROBES = 6  # averages that are all zero only where frames 1 to F - 1 are blank
 SHARP = 100.0  # of the absolute value of a probe
 FULL = 10.0  # width of the step from 0 to 1, in the argument of gelu
@@ -88,16 +89,12 @@ def add_clips(
             f"a basis for clips needs a start on pictures and patches of several frames; the PCA of pictures has {per} "
             f"values, that of clips {len(clips.mean)}, a patch {frames} frames"
         )
-    needed = 2 * count + PROBES + 2
-    for article, name, stack, blocks in (("an", "encoder", model.encoder, 3), ("a", "decoder", model.decoder, 1)):
-        plan = plan_of(pictures, stack.input_layer.out_features, before)
+    stacks = {"encoder": model.encoder, "decoder": model.decoder}
+    plans = {name: plan_of(pictures, stack.input_layer.out_features, before) for name, stack in stacks.items()}
+    for name, stack in stacks.items():
         neurons = mlp_ends(stack.blocks[0])[0].out_features
-        if len(stack.blocks) < blocks or min(len(plan.deviations), neurons) < needed:
-            raise ConfigError(
-                f"a basis for clips needs {article} {name} of {blocks} or more blocks, "
-                f"{needed + CONSTANTS + 1} channels and {needed} neurons"
-            )
-    encoder, decoder = (plan_of(pictures, s.input_layer.out_features, before) for s in (model.encoder, model.decoder))
+        check_room(name, model.config.latent, len(stack.blocks), len(plans[name].deviations), neurons)
+    encoder, decoder = plans.values()
     seen: list[tuple[Tensor, Tensor]] = []  # scores in both bases, whitened, of pictures and of clips
     for patches in (F.pad(stills, (0, per * (frames - 1))), moving):
         as_picture = (patches[:, :per] - pictures.mean) @ pictures.components[:, :count] / encoder.deviations[:count]
@@ -107,6 +104,26 @@ def add_clips(
     free = free_neurons(model) if free is None else free
     _encode(model, encoder, clips, _amounts(exchanged), free["encoder"])
     _decode(model, decoder, clips, _amounts(torch.cat([seen[0][0], seen[1][1]])), free["decoder"])
+
+
+def check_room(name: str, latent: int, blocks: int, carried: int, neurons: int) -> None:
+    """Refuse an `encoder` or a `decoder` that has no room for a second basis.
+
+    Args:
+        latent: channels, the last of which is the switch.
+        blocks, neurons: of the stack, and of one of its MLPs.
+        carried: scores of pictures that its stream has directions for.
+
+    Raises:
+        ConfigError: naming what is needed.
+    """
+    least = LEAST_BLOCKS[name]
+    needed = 2 * (latent - 1) + PROBES + 2
+    if blocks < least or min(carried, neurons) < needed:
+        raise ConfigError(
+            f"a basis for clips needs {'an' if name[0] in 'aeiou' else 'a'} {name} of {least} or more blocks, "
+            f"{needed + CONSTANTS + 1} channels and {needed} neurons"
+        )
 
 
 def _amounts(values: Tensor) -> Tensor:

@@ -93,6 +93,10 @@ class ImageOptions:
             self.sizes[key] = measure()
         return self.sizes[key]
 
+    def largest_shape(self) -> tuple[int, ...] | None:
+        """Shape of the largest training crop; None without `size`, which leaves pictures as they come."""
+        return (CHANNELS, self.size, self.size) if self.size else None
+
     def present(self, pixels: Tensor, rng: np.random.Generator | None) -> Tensor:
         """The picture of a sample, float32 in [-1, 1]: augmented with `rng`, else whole up to `max_side`."""
         if rng is None:

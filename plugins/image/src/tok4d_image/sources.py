@@ -11,7 +11,7 @@ import numpy as np
 
 from tok4d.data.source import FolderSource, GeneratedSource, Source, split_groups
 from tok4d.errors import ConfigError, DataError, unknown_name
-from tok4d.modality import Sample
+from tok4d.modality import CHANNELS, Sample
 from tok4d_image.augment import ImageOptions
 from tok4d_image.reading import read_pixels, read_size
 from tok4d_image.shapes import KINDS, draw_shape
@@ -131,6 +131,10 @@ class ImageShapes(ImageOptions, GeneratedSource):
 
     def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
         return self.presented((self.side, self.side), rng)
+
+    def largest_shape(self) -> tuple[int, ...]:
+        side = min(self.side, self.size or self.side)
+        return CHANNELS, side, side
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
         """One picture, float32 `[3, H, W]` in [-1, 1], with its caption; the label is the kind of shape."""

@@ -48,6 +48,7 @@ class VideoOptions:
 
     Attributes:
         frames: frames a sample.
+        longest: of the policy `stride`: training draws the number of frames evenly from `frames` to this; 0: `frames`.
         policy: `stride`: consecutive frames at a stride from `strides`, from a random place; `uniform`: spread evenly
             from the first to the last; `fps`: `fps` frames a second, up to `max_frames`, fewer a second of a longer
             clip.
@@ -64,6 +65,7 @@ class VideoOptions:
     """
 
     frames: int = 16
+    longest: int = 0
     policy: str = "stride"
     strides: list[int] = field(default_factory=lambda: [1, 3])
     fps: float = 1.0
@@ -92,6 +94,11 @@ class VideoOptions:
             raise ConfigError(f"strides must be [smallest, largest] with 1 <= smallest, got {list(self.strides)}")
         if self.frames < 1 or self.max_frames < 1:
             raise ConfigError(f"frames and max_frames must be at least 1, got {self.frames} and {self.max_frames}")
+        if self.longest and (self.longest < self.frames or self.policy != "stride"):
+            raise ConfigError(
+                f"longest goes with policy: stride and is at least frames, got longest {self.longest}, frames "
+                f"{self.frames}, policy {self.policy!r}"
+            )
         if not self.fps > 0:
             raise ConfigError(f"fps must be above 0, got {self.fps}")
         if min(self.size, self.cache_mb) < 0 or min(self.resolutions, default=1) < 1:
@@ -152,7 +159,17 @@ class VideoOptions:
             return allowed[at_rate(facts.times[allowed], self.fps, self.max_frames)]
         if rng is None:
             return allowed[middle(len(allowed), self.frames, self.strides[0])]
-        return allowed[consecutive(len(allowed), self.frames, (self.strides[0], self.strides[1]), rng)]
+        count = self.frames if not self.longest else int(rng.integers(self.frames, self.longest + 1))
+        return allowed[consecutive(len(allowed), count, (self.strides[0], self.strides[1]), rng)]
+
+    @property
+    def most_frames(self) -> int:
+        """Frames of the longest training sample."""
+        return self.max_frames if self.policy == "fps" else max(self.frames, self.longest)
+
+    def largest_shape(self) -> tuple[int, ...] | None:
+        """Shape of the largest training sample; None without `size`, which leaves frames as they come."""
+        return (self.most_frames, CHANNELS, self.size, self.size) if self.size else None
 
     def presented(
         self, name: str, opener: Opener, rng: np.random.Generator | None, span: Span = whole

@@ -150,7 +150,7 @@ class VideoClips(VideoOptions, Source):
         window = self.windows[index]
         first, stop = window.first, window.stop
         if rng is not None:
-            length = self._hop + (self.frames - 1) * self.strides[1]
+            length = self._hop + (self.most_frames - 1) * self.strides[1]
             stop = min(window.high, first + length)
             first = max(window.low, stop - length)
         return lambda facts: np.arange(first, stop)

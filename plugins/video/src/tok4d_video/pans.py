@@ -70,6 +70,9 @@ class VideoPans(Source):
         return f"pan over {self.pictures.key(index)}"
 
     def shape(self, index: int, rng: np.random.Generator | None = None) -> tuple[int, ...]:
+        return self.largest_shape()
+
+    def largest_shape(self) -> tuple[int, ...]:
         return self.frames, CHANNELS, self.size, self.size
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:

@@ -1,4 +1,4 @@
-"""Measures of sets: Fréchet and kernel distances of originals and reconstructions, on any network's features.
+"""Fréchet distances of originals and reconstructions, pictures and clips, with their parts, error and null.
 
 n = samples of a group, N = samples, F = frames, D = features.
 """
@@ -13,83 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tok4d.errors import ConfigError, DataError
-from tok4d.losses.shared import shared
+from tok4d.errors import ConfigError
 from tok4d.modality import Sample
-from tok4d.networks.base import FeatureNetwork, Network, VideoNetwork
-from tok4d_bench.contracts import BenchData, ChunkReader, Columns, Measure, Requirement, Restored, Subject, Value
-from tok4d_bench.measures.base import RANGE, by_size, network_requirement, nothing, pictures, pretrained
-from tok4d_bench.statistics.blocks import blocks, column
+from tok4d.networks.base import VideoNetwork
+from tok4d_bench.contracts import BenchData, ChunkReader, Subject, Value
+from tok4d_bench.measures.base import nothing, pictures
+from tok4d_bench.measures.features import GOT, WANTED, FeatureMeasure
+from tok4d_bench.statistics.blocks import blocks
 from tok4d_bench.statistics.frechet import TRUSTED, Frechet, frechet, jackknife
-from tok4d_bench.statistics.kernel import paired_distance, subset_distances
 from tok4d_bench.statistics.moments import Moments, principal
 
 # A Fréchet distance on another network than the one that gave it its name is named after that network.
 NAMES = {"inception-v3-fid": "fid", "effnet-lite0": "FD-EffNetLite0", "vgg16-features": "FD-VGG16"}
 VIDEO_NAMES = {"i3d": "fvd", "transnetv2": "FD-TransNetV2"}
-KERNEL_NAMES = {"inception-v3-fid": "kid", "effnet-lite0": "KD-EffNetLite0", "vgg16-features": "KD-VGG16"}
 ROWS = 4096  # features added at once
-GOT, WANTED = "features", "features_of_original"
-
-
-class _Features(Measure):
-    """Features of originals and reconstructions as columns `[n, D]`.
-
-    Args:
-        network: its name in `tok4d.networks`.
-        source: file of its weights, where they are elsewhere.
-    """
-
-    kinds: ClassVar[type[Network]] = FeatureNetwork
-
-    def __init__(self, network: str, source: str = "") -> None:
-        self.network, self.source = network, source
-        self._loaded: Any = None
-
-    @property
-    def loaded(self) -> Any:
-        """The network, loaded when it is first needed."""
-        if self._loaded is None:
-            self._loaded = pretrained(self.network, self.source, self.kinds, self.device)
-        return self._loaded
-
-    def requirements(self) -> list[Requirement]:
-        return [network_requirement(self.network, self.source)]
-
-    def network_facts(self) -> dict[str, Any]:
-        """What of the protocol the network decides."""
-        facts = {"network": self.network, "digest": self.loaded.digest, "preprocessing": self.loaded.preprocessing}
-        return {**facts, "range": RANGE}
-
-    def reference(self, originals: Sequence[Sample]) -> Columns:
-        return {WANTED: self.features(originals)}
-
-    def columns(self, originals: Sequence[Sample], results: Sequence[Restored]) -> Columns:
-        return {GOT: self.features([one.sample for one in results])}
-
-    def features(self, samples: Sequence[Sample]) -> np.ndarray:
-        """`[n, D]` float32; computed once for all measures inside of one `tok4d.losses.shared.sharing` block."""
-        return shared("benchmark features", tuple(samples), self.view(), lambda: self._features(samples))
-
-    @torch.inference_mode()
-    def _features(self, samples: Sequence[Sample]) -> np.ndarray:
-        found = by_size([(self.seen(sample),) for sample in samples], self.loaded, self.device)
-        return np.concatenate([one.numpy(force=True) for one in found]).astype(np.float32)
-
-    def view(self) -> tuple[object, ...]:
-        """What the features depend on beside the samples."""
-        return (self.network, self.source, self.device)
-
-    def seen(self, sample: Sample) -> Tensor:
-        """What the network sees of a sample, with a first axis of 1.
-
-        Raises:
-            DataError: for what is no single picture.
-        """
-        found = pictures(sample)
-        if len(found) != 1:
-            raise DataError(sample.key or "sample", f"is a clip of {len(found)} frames: {self.network} sees pictures")
-        return found
 
 
 @dataclass
@@ -107,7 +44,7 @@ class _Sides:
         return sum(one.n for one in self.wanted)
 
 
-class FrechetDistance(_Features):
+class FrechetDistance(FeatureMeasure):
     """Fréchet distance of originals and reconstructions with its two parts, its error, and a null.
 
     Gives NAME, NAME/mean and NAME/covariance (|mu1 - mu2|^2 and the rest) and NAME/null: the distance of the even from
@@ -233,84 +170,6 @@ class VideoDistance(FrechetDistance):
         if self.frames:
             found = found[torch.arange(self.frames).clamp(max=len(found) - 1)]
         return found[None]
-
-
-class KernelDistance(_Features):
-    """Kernel distance (KID) of originals and reconstructions: unbiased also where samples are few.
-
-    A sample and its own reconstruction are no pair of independent draws and are left out of the sums; an exact copy
-    then has distance 0. The mean over random subsets, as published, where there are more samples than one holds, else
-    over all at once with a jackknife error.
-
-    Args:
-        network, source: as in `tok4d.networks.load_network`; the value is `kid` for inception-v3-fid alone.
-        subsets: how many; 0: all samples at once however many.
-        subset_size: samples of each.
-        seed: of the choice.
-
-    Raises:
-        ConfigError: for negative `subsets`, one subset, or subsets of fewer than 2 samples.
-    """
-
-    def __init__(
-        self,
-        network: str = "inception-v3-fid",
-        source: str = "",
-        subsets: int = 100,
-        subset_size: int = 1000,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(network, source)
-        if subsets < 0 or subsets == 1 or subset_size < 2:
-            raise ConfigError(f"kid: subsets {subsets} must be 0 or 2 and more, of 2 samples or more: {subset_size}")
-        self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
-        self.name = KERNEL_NAMES.get(network, f"KD-{network}")
-
-    def protocol(self) -> dict[str, Any]:
-        return {
-            "implementation": "tok4d_bench.statistics.kernel",
-            "version": 1,
-            "kernel": "(x.y / D + 1)^3, unbiased, own pairs left out",
-            "subsets": self.subsets,
-            "subset_size": self.subset_size,
-            "seed": self.seed,
-            **self.network_facts(),
-        }
-
-    def finish(self, chunks: ChunkReader, data: BenchData, subject: Subject) -> list[Value]:
-        n = chunks.n
-        if n < 2:
-            return [nothing(self.name, "a kernel distance needs 2 samples", n=n, higher_is_better=False)]
-        if self.subsets == 0 or n <= self.subset_size:
-            value, error = paired_distance(column(chunks(WANTED), WANTED), column(chunks(GOT), GOT))
-            return [Value(self.name, value, n, error, False, "", "all samples at once")]
-        found = self._of_subsets(chunks)
-        # n / size subsets would share no sample; more of them repeat what these know
-        error = float(found.std(ddof=1) * np.sqrt(self.subset_size / n))
-        note = f"{self.subsets} subsets of {self.subset_size}"
-        return [Value(self.name, float(found.mean()), n, error, False, "", note)]
-
-    def _of_subsets(self, chunks: ChunkReader) -> np.ndarray:
-        """Distances of all subsets; ten subsets' rows at a time are in memory."""
-        rng = np.random.Generator(np.random.PCG64(self.seed))
-        chosen = np.stack([np.sort(rng.permutation(chunks.n)[: self.subset_size]) for _ in range(self.subsets)])
-        found = []
-        for few in np.array_split(chosen, -(-self.subsets // 10)):
-            wanted = np.unique(few)
-            rows = {name: _rows(chunks, name, wanted) for name in (WANTED, GOT)}
-            found.append(subset_distances(rows[WANTED], rows[GOT], np.searchsorted(wanted, few)))
-        return np.concatenate(found)
-
-
-def _rows(chunks: ChunkReader, name: str, wanted: np.ndarray) -> np.ndarray:
-    """Rows of a column at sorted places."""
-    parts, start = [], 0
-    for piece in chunks(name):
-        end = start + len(piece[name])
-        inside = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, end)]
-        parts.append(piece[name][inside - start])
-        start = end
-    return np.concatenate(parts)
 
 
 def _spanned(sides: _Sides) -> _Sides:
