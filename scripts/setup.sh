@@ -2,6 +2,16 @@
 # Makes the virtual environment $VENV with tok4d and everything its tests need. Run by the Makefile.
 set -eu
 
+# Downloads fail now and then: three more tries, with longer and longer pauses.
+again() {
+    for pause in 10 30 60; do
+        "$@" && return
+        echo "note: failed, trying again in $pause s: $*" >&2
+        sleep "$pause"
+    done
+    "$@"
+}
+
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 
@@ -22,7 +32,8 @@ if [ "$(uname)" = Linux ]; then  # what the ray caster of the 3D plugin (open3d)
 fi
 if [ -n "$missing$wanted" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing $wanted
+        again apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive again apt-get install -y -qq --no-install-recommends $missing $wanted
     elif [ -n "$missing" ]; then
         echo "error: system packages are missing; run: sudo apt-get install -y$missing$wanted" >&2
         exit 1
@@ -34,4 +45,4 @@ fi
 "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$VENV"  # also mends an interrupted set-up
 # torch and torchvision come from one release; asking for both at once lets pip match them.
 echo "setting up $VENV (PyTorch is large: a few minutes the first time)"
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+again "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'

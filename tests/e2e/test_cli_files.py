@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from tok4d.cli.main import app
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modality
-from tok4d.tokenfile import FORMAT, load_tokens
+from tok4d.tokenfile import FORMAT, MAX_ELEMENTS, load_tokens, save_tokens
+from tok4d.tokens import TokenSet
 
 SMALL = {"encoder": {"blocks": 1}, "decoder": {"blocks": 1}}
 
@@ -133,6 +134,44 @@ def test_a_partly_failed_batch_goes_on_and_names_each_failure(models, photos, tm
     assert [row["file"] for row in out["failed"]] == [str(photos / "cut.png")]
 
 
+def test_a_file_that_could_not_be_written_counts_for_no_mean(models, photos, tmp_path):
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    pair = [photos / "a.png", photos / "b.png"]
+    out = as_json("reconstruct", *pair, "-m", models["plain"], "-o", tmp_path / "out", code=1)
+    (row,) = out["files"]
+    assert (Path(row["file"]).name, out["mean"]["image"]) == ("b.png", row["metrics"])
+    assert "Is a directory" in out["failed"][0]["error"]
+    alone = tok4d("reconstruct", pair[0], "-m", models["plain"], "-o", tmp_path / "out", code=1)
+    assert alone.stdout == "", "no mean of nothing"
+
+
+def test_brackets_in_a_name_are_no_pattern_where_the_name_is_there(models, photos, tmp_path):
+    folder = photos.rename(photos.with_name("photos [1]"))
+    out = as_json("encode", folder, "-m", models["plain"], "-o", tmp_path / "t")
+    assert [Path(row["file"]).name for row in out["files"]] == ["a.png", "b.png", "c.png"]
+    out = as_json("encode", f"{tmp_path}/photos*/[ab].png", "-m", models["plain"], "-o", tmp_path / "t")
+    assert [Path(row["file"]).name for row in out["files"]] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("option", ["max_pixels=abc", "background=5", "frame=[1]"])
+def test_reading_options_of_another_type_are_one_line_a_file(models, photos, tmp_path, option):
+    name, value = option.split("=")
+    result = tok4d("encode", photos / "a.png", "-m", models["plain"], "-o", tmp_path, "--read", option, code=1)
+    assert f"image option '{name}' must be " in result.stderr
+    assert value in result.stderr.splitlines()[0]
+    assert len(result.stderr.splitlines()) == 2
+
+
+def test_info_takes_every_token_file_that_decode_takes(tmp_path):
+    """A clip of 4K restores to more than may be held at once; nothing is restored to describe it."""
+    shape = (100, 3, 2160, 3840)
+    assert math.prod(shape) > MAX_ELEMENTS
+    coords, origin = modality("video").grid(shape)
+    path = tmp_path / "long.tok.safetensors"
+    save_tokens(path, TokenSet(torch.zeros(len(coords), 1), coords, (len(coords),), (origin,)), model_digest="0" * 64)
+    assert as_json("info", path)["shapes"] == [list(shape)]
+
+
 def test_clashing_names_are_told_apart(models, photos, tmp_path):
     Image.open(photos / "a.png").save(photos / "a.bmp")
     (photos / "more").mkdir()
@@ -197,6 +236,7 @@ def test_a_token_file_that_lies_gives_one_line(models, photos, tmp_path, change,
         (["-m", "{photos}", "-o", "t"], "not a model folder"),
         (["-m", "{plain}", "-o", "{photos}/a.png"], "cannot make the folder"),
         (["-m", "{plain}", "-o", "t", "--device", "abacus"], "--device abacus: not available here"),
+        (["-m", "{plain}", "-o", "t", "--device", "meta"], "--device meta: holds shapes without values"),
         (["-m", "{plain}", "-o", "t", "--dtype", "bf61"], "Did you mean 'bf16'?"),
         (["-m", "{plain}", "-o", "t", "--modality", "imgae"], "Did you mean 'image'?"),
     ],
@@ -229,13 +269,34 @@ def test_config_show_and_validate(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")  # a long temporary path would be folded
     assert as_json("config", "show", "tiny", "latent=24")["latent"] == 24
     assert "latent: 48" in tok4d("config", "show", "tiny").stdout
-    assert "Did you mean 'tiny'?" in tok4d("config", "show", "tinny", code=1).stderr
+    said = tok4d("config", "show", "tinny", code=1).stderr
+    assert "Did you mean 'tiny'?" in said
+    assert said.count(" base,") == 1, "the name of a preset and a curriculum"
     assert {row["error"] for row in as_json("config", "validate")} == {None}
     (tmp_path / "good.yaml").write_text("extends: tiny\nlatent: 24\n")
     (tmp_path / "bad.yaml").write_text("extends: tiny\nlatnet: 24\n")
     result = tok4d("config", "validate", tmp_path, code=1)
     assert "good.yaml" in result.stdout
     assert "Did you mean 'latent'?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "error"),
+    [
+        ("extends: smoke\n", "curriculum", None),
+        ("extends: smoke\nseed: 4\n", "curriculum", None),
+        ("extends: tiny\nname: other\n", "preset", None),
+        ("extends: smoke\nsedd: 4\n", None, "unknown key 'sedd'. Did you mean 'seed'"),
+        ("extends: base.yaml\n", None, "unknown key 'sedd'. Did you mean 'seed'"),
+        ("extends: mine.yaml\n", None, "does it go in a circle"),
+    ],
+)
+def test_what_a_file_extends_says_what_it_is(tmp_path, text, kind, error):
+    (tmp_path / "base.yaml").write_text("extends: smoke\nsedd: 4\n")
+    (tmp_path / "mine.yaml").write_text(text)
+    (row,) = as_json("config", "validate", tmp_path / "mine.yaml", code=int(error is not None))
+    assert row["kind"] == kind
+    assert (row["error"] is None) if error is None else (error in row["error"])
 
 
 def test_bf16_runs(models, photos, tmp_path):

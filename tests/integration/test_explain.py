@@ -222,3 +222,11 @@ def test_wrong_uses_are_named(model: Path, tmp_path: Path, arguments: list[str],
     assert code != 0
     assert said in output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_the_work(model: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tok4d_bench.cli.explain._measured", lambda *_: pytest.fail("the work has begun"))
+    code, output = run("-m", str(model), "-o", str(tmp_path / "file" / "out"), "--data", "image/shapes")
+    assert code == 1
+    assert "cannot make the folder: Not a directory" in output

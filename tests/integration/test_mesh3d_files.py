@@ -19,7 +19,6 @@ model:
     encoder: {{width: 32, blocks: 1, heads: 1, mlp: 32}}
     decoder: {{width: 32, blocks: 1, heads: 1, mlp: 32}}
     heads: {{mesh3d: {{resolution: 8, width: 24, blocks: 1, heads: 1, mlp: 24, num_gaussians: 4}}}}
-    inputs: {{mesh3d: {{resolution: 8}}}}
 order: [solids]
 stages:
   solids:
@@ -117,4 +116,7 @@ def test_a_resolution_that_the_model_does_not_take(trained, box, tmp_path):
     arguments = ["reconstruct", str(box), "-m", trained["model"], "-o", str(tmp_path / "out"), "--json"]
     done = CliRunner().invoke(app, [*arguments, "--read", "resolution=16"])
     assert done.exit_code == 1
-    assert "takes voxels of a 8^3 grid, these are of 16^3" in json.loads(done.stdout)["failed"][0]["error"]
+    assert (
+        "takes voxels of a 8^3 grid, these are of 16^3; read or make them with resolution=8"
+        in json.loads(done.stdout)["failed"][0]["error"]
+    )

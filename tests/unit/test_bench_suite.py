@@ -54,9 +54,9 @@ def test_a_shipped_suite_names_only_what_there_is(name: str) -> None:
     [
         (suite(mesures=["psnr"]), "Did you mean 'measures'"),
         (suite(kind="reconstrution"), "Did you mean 'reconstruction'"),
-        (suite(measures="psnr"), "measures must be a list"),
-        (suite(inner_batch="8"), "inner_batch must be a int"),
-        (suite(inner_batch=True), "inner_batch must be a int"),
+        (suite(measures="psnr"), "key of a task 'measures' must be a list"),
+        (suite(inner_batch="8"), "key of a task 'inner_batch' must be a whole number"),
+        (suite(inner_batch=True), "key of a task 'inner_batch' must be a whole number"),
         (suite(inner_batch=0), r"inner_batch must be in \[1, "),
         (suite(measures=[]), "has no measures"),
         (suite(measures=[{"psnr": {}, "ssim": {}}]), "a measure must be a name or"),
@@ -66,7 +66,7 @@ def test_a_shipped_suite_names_only_what_there_is(name: str) -> None:
         ({"tasks": {"one": 3}}, "must be a mapping of keys, got 3"),
         ({**suite(), "sumary": "x"}, "Did you mean 'summary'"),
         ({**suite(), "name": "other"}, "calls itself 'other'"),
-        ({**suite(), "version": "1"}, "version must be a int"),
+        ({**suite(), "version": "1"}, "key of a suite 'version' must be a whole number"),
     ],
 )
 def test_mistakes_are_named_with_their_place(content: dict[str, object], words: str) -> None:
@@ -81,10 +81,10 @@ def test_mistakes_are_named_with_their_place(content: dict[str, object], words: 
         ("lpips", {"nett": "vgg"}, "measure lpips: unknown option 'nett'. Did you mean 'net'"),
         ("lpips", {"size": 0}, "lpips: size 0 must be at least 16"),
         ("lpips", {"size": 30, "net": "alex"}, "lpips: size 30 must be at least 31"),
-        ("lpips", {"size": "big"}, "measure lpips: option size must be a whole number or left out, got 'big'"),
-        ("frechet", {"network": 5}, "measure frechet: option network must be text, got 5"),
-        ("frechet", {"pca": 2.5}, "measure frechet: option pca must be a whole number, got 2.5"),
-        ("retrieval", {"at": 5}, "measure retrieval: option at must be a list of a whole number each, got 5"),
+        ("lpips", {"size": "big"}, "measure lpips: option 'size' must be a whole number or left out, got 'big'"),
+        ("frechet", {"network": 5}, "measure frechet: option 'network' must be text, got 5"),
+        ("frechet", {"pca": 2.5}, "measure frechet: option 'pca' must be a whole number, got 2.5"),
+        ("retrieval", {"at": 5}, "measure retrieval: option 'at' must be a list of a whole number each, got 5"),
         ("psnr", {"peak": 1}, "measure psnr: unknown option 'peak'"),
     ],
 )

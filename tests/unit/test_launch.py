@@ -36,8 +36,17 @@ def environment(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
 def test_the_paper_on_one_machine_is_refused():
     with pytest.raises(ConfigError, match=r"nodes: 32 machines are asked for.*no torchrun, no srun, no MASTER_PORT"):
         refuse_launch(load_curriculum("atoken", ["accelerator=cpu"]))
-    with pytest.raises(ConfigError, match="accelerator: gpu is asked for and torch sees none here; accelerator=cpu"):
+    with pytest.raises(ConfigError, match="accelerator: gpu is asked for and there is none here; accelerator=cpu"):
         refuse_launch(load_curriculum("atoken"))
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "error"),
+    [("gppu", "unknown accelerator 'gppu'. Did you mean 'gpu'"), ("tpu", "tpu is asked for and there is none here")],
+)
+def test_an_accelerator_that_is_no_name_or_not_here(accelerator, error):
+    with pytest.raises(ConfigError, match=error):
+        asked(accelerator=accelerator)
 
 
 def test_one_machine_has_no_more_processes_than_cores_or_gpus(monkeypatch):

@@ -93,10 +93,13 @@ def test_a_spec_that_cannot_be_read(text, error):
         ("identity,device=tpu7", "not available here"),
         ("no/such/folder", "no such model folder"),
         ("tok4d", "needs a model folder"),
-        ("tok4d:any,cached_steps=x", "baseline tok4d: option cached_steps must be a whole number or left out, got 'x'"),
-        ("tok4d:any,inputs=3", "option inputs must be a mapping with a mapping each or left out, got 3"),
-        ("tok4d:any,inputs={image: 3}", "option inputs must be a mapping with a mapping each or left out"),
-        ("tok4d:any,codes=7", "option codes must be true or false or left out, got 7"),
+        (
+            "tok4d:any,cached_steps=x",
+            "baseline tok4d: option 'cached_steps' must be a whole number or left out, got 'x'",
+        ),
+        ("tok4d:any,inputs=3", "option 'inputs' must be a mapping with a mapping each or left out, got 3"),
+        ("tok4d:any,inputs={image: 3}", "option 'inputs' must be a mapping with a mapping each or left out"),
+        ("tok4d:any,codes=7", "option 'codes' must be true or false or left out, got 7"),
     ],
 )
 def test_a_subject_that_does_not_exist(spec, error):

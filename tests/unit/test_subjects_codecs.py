@@ -156,8 +156,8 @@ def test_codecs_take_any_size(shape):
         ("webp,method=7", "method must be 0 to 6"),
         ("jpeg,subsampling=411", "unknown jpeg subsampling"),
         ("jpeg:photos", "takes no source"),
-        ("jpeg,bpp=x", "baseline jpeg: option bpp must be a number or left out, got 'x'"),
-        ("av1,preset=[8]", r"baseline av1: option preset must be a whole number, got \[8\]"),
+        ("jpeg,bpp=x", "baseline jpeg: option 'bpp' must be a number or left out, got 'x'"),
+        ("av1,preset=[8]", r"baseline av1: option 'preset' must be a whole number, got \[8\]"),
     ],
 )
 def test_settings_that_cannot_be(spec, error):
@@ -225,11 +225,11 @@ def test_pca_says_where_it_was_fitted(pictures):
         ("pca:image/photoz", "Did you mean 'image/photos'"),
         ("pca:image/shapes,channels=769,samples=2", r"channels must be in \[1, 768\], got 769"),
         ("pca:image/shapes,options={sise: 3}", "unknown option 'sise'"),
-        ("pca:image/shapes,channels=abc", "baseline pca: option channels must be a whole number, got 'abc'"),
-        ("pca:image/shapes,samples=x", "baseline pca: option samples must be a whole number, got 'x'"),
+        ("pca:image/shapes,channels=abc", "baseline pca: option 'channels' must be a whole number, got 'abc'"),
+        ("pca:image/shapes,samples=x", "baseline pca: option 'samples' must be a whole number, got 'x'"),
         ("pca:image/shapes,samples=0", "samples must be at least 1, got 0"),
-        ("pca:image/shapes,options=3", "baseline pca: option options must be a mapping or left out, got 3"),
-        ("pca:image/shapes,seed=x", "baseline pca: option seed must be a whole number, got 'x'"),
+        ("pca:image/shapes,options=3", "baseline pca: option 'options' must be a mapping or left out, got 3"),
+        ("pca:image/shapes,seed=x", "baseline pca: option 'seed' must be a whole number, got 'x'"),
     ],
 )
 def test_a_pca_that_cannot_be_fitted(spec, error):

@@ -12,9 +12,9 @@ import numpy as np
 
 from tok4d.errors import ConfigError
 from tok4d.modality import Sample
+from tok4d.options import build
 from tok4d.plugins.registry import metric_factory, names, provider
 from tok4d_bench.contracts import MEASURE_KINDS, BenchData, ChunkReader, Columns, Measure, Subject, UnsuitedError, Value
-from tok4d_bench.typed import build
 
 
 class MetricMeasure(Measure):

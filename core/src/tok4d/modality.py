@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tok4d.errors import ConfigError, unknown_name
+from tok4d.options import check_fields
 from tok4d.origin import Origin
 
 if TYPE_CHECKING:  # torch and Pillow load only when a modality is used
@@ -208,12 +209,20 @@ class Modality(ABC):
         """
         if not options:
             return self
-        known: list[str] = [f.name for f in dataclasses.fields(self)] if dataclasses.is_dataclass(self) else []
-        for name in options:
-            if name not in known:
-                raise ConfigError(unknown_name(f"option of modality {self.name}", name, known))
-        made: Modality = dataclasses.replace(self, **options)  # type: ignore[type-var]
+        kind = f"option of modality {self.name}"
+        if not dataclasses.is_dataclass(self):
+            raise ConfigError(unknown_name(kind, str(next(iter(options))), ()))
+        check_fields(type(self), options, kind)
+        made: Modality = dataclasses.replace(self, **options)
         return made
+
+    def fitting(self, head: nn.Module) -> Modality:
+        """This modality set to what a head that `make_head` built takes (the side of its grid, say).
+
+        It is how the command line reads files for a model, where the model's `inputs` do not say otherwise. The default
+        is the modality as it is.
+        """
+        return self
 
     def grid(self, shape: Sequence[int], patch_size: PatchSize = DEFAULT_PATCH) -> tuple[Tensor, Origin]:
         """Coordinates `[T, 4]` and Origin of a sample that does not exist yet, by the shape of its main tensor.

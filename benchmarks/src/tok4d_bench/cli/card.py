@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from tok4d.cli.console import emit, progress
+from tok4d.cli.files import make_folder
 from tok4d.errors import ConfigError, DataError
 from tok4d_bench.cli.options import JSON
 from tok4d_bench.cli.sources import OPTIONS, SOURCE, leave_out, open_source, parse_options
@@ -46,13 +47,13 @@ def card(
     if not isinstance(subject, Tok4dSubject):
         raise ConfigError(f"{model}: a card is of a tok4d model; {subject.name} shows no latents")
     samples = open_source(data, parse_options(options), base_prepare(side) if side else {}, limit)
+    make_folder(out)
     with progress(-(-len(samples) // 4), "card", as_json) as advance:
         found = {**make_card(subject, samples, tokens, advance=advance), "threads": threads, "versions": versions()}
     text = markdown(found)
     from tok4d.weights.folder import write_text
 
     try:
-        out.mkdir(parents=True, exist_ok=True)
         write_text(out / "card.json", json.dumps(found, indent=1, allow_nan=False, default=str) + "\n")
         write_text(out / "card.md", text)
     except OSError as error:

@@ -47,12 +47,13 @@ def explain(
     """
     wanted = _parts(parts)
     changes = {key: _yaml(f"--{key}", text) for key, text in (("options", options), ("losses", losses)) if text}
-    from tok4d.cli.files import load_model
+    from tok4d.cli.files import load_model, make_folder
     from tok4d_bench.explain.subject import make_case, task_of
 
     chosen = task_of(curriculum, stage, task, data, changes)
     loaded = load_model(model, device)
     case = make_case(loaded.model, chosen, limit, side, loaded.device)
+    make_folder(out)
     found: dict[str, Any] = {
         "schema": 1,
         "model": {"name": model.resolve().name, "digest": loaded.digest},
@@ -146,7 +147,6 @@ def _write(out: Path, found: dict[str, Any]) -> None:
     from tok4d_bench.explain.report import markdown
 
     try:
-        out.mkdir(parents=True, exist_ok=True)
         write_text(out / "explain.json", json.dumps(finite(found), indent=2, default=str) + "\n")
         write_text(out / "explain.md", markdown(found))
         if "landscape" in found:

@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from tok4d.cli.console import emit, note
+from tok4d.cli.files import make_folder
 from tok4d.errors import ConfigError, DataError
 from tok4d_bench.cli.options import JSON
 from tok4d_bench.cli.sources import OPTIONS, SOURCE, leave_out, open_source, parse_options
@@ -52,6 +53,7 @@ def sensitivity(
     first = open_source(data, chosen, base_prepare(side), limit)
     if first.modality not in subject.reconstructs:
         raise ConfigError(f"{subject.name} does not reconstruct {first.modality}")
+    make_folder(out)
     bad: list[dict[str, str]] = []
     rows = table_of(
         subject,
@@ -85,7 +87,6 @@ def _write(out: Path, found: object, text: str) -> None:
     from tok4d.weights.folder import write_text
 
     try:
-        out.mkdir(parents=True, exist_ok=True)
         write_text(out / "sensitivity.json", json.dumps(found, indent=1, allow_nan=False, default=str) + "\n")
         write_text(out / "sensitivity.md", text)
     except OSError as error:

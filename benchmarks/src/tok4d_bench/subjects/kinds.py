@@ -120,7 +120,7 @@ def make(kind: str, source: str, options: dict[str, Any], device: str, dtype: st
         ConfigError: for an unknown kind or option, with the nearest, or an option of another type; what the kind itself
             raises.
     """
-    from tok4d_bench.typed import build
+    from tok4d.options import build
 
     made_by = kind_class(kind)
     known = options_of(made_by)

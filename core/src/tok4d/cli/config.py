@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,8 +104,7 @@ def _is_name(kind: str, stem: str) -> bool:
 
 
 def _is_curriculum(name: str) -> bool:
-    """By name: where it is found. By path: by its folder, else by a key that only a curriculum has."""
-    from tok4d.config.loader import read_yaml
+    """By name: where it is found. By path: by its folder, else by what it holds."""
     from tok4d.plugins.registry import config_names
 
     if _plain(name) != name:
@@ -115,13 +115,32 @@ def _is_curriculum(name: str) -> bool:
             raise ConfigError(f"{name}: no such file")
         if path.parent.name in LOADED_KINDS:
             return path.parent.name == "curricula"
-        return not read_yaml(path).keys().isdisjoint({"stages", "order", "model"})
+        return _means_curriculum(path)
     presets, curricula = config_names("presets"), config_names("curricula")
     if name not in presets and name not in curricula:
-        raise ConfigError(unknown_name("preset or curriculum", name, [*presets, *curricula]))
+        raise ConfigError(unknown_name("preset or curriculum", name, dict.fromkeys([*presets, *curricula])))
     if name in presets and name in curricula:
         raise ConfigError(f"{name!r} is both a preset and a curriculum; say presets/{name} or curricula/{name}")
     return name in curricula
+
+
+def _means_curriculum(path: Path) -> bool:
+    """By the keys that only one kind has; a file of keys that both have, or neither, is what it extends."""
+    from tok4d.config.loader import MAX_EXTENDS, read_yaml
+    from tok4d.config.schema import Curriculum, TokenizerConfig
+
+    keys = [{field.name for field in fields(schema)} for schema in (Curriculum, TokenizerConfig)]
+    current = path
+    for _ in range(MAX_EXTENDS):
+        data = read_yaml(current)
+        curriculum, preset = (len(data.keys() & (own - other)) for own, other in (keys, keys[::-1]))
+        parent = data.get("extends")
+        if curriculum != preset or not isinstance(parent, str):
+            break
+        if not parent.endswith((".yaml", ".yml")):
+            return _is_curriculum(parent)
+        current = current.parent / parent
+    return curriculum > preset
 
 
 def _expand(items: Sequence[str]) -> list[str]:

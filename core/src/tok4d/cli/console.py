@@ -11,6 +11,8 @@ from typing import Any
 
 import typer
 
+FOLDED = 24  # a narrower column of paths can't be read
+
 
 def emit(data: Any, as_json: bool, render: Callable[[], None]) -> None:
     """Give the result: `data` as JSON alone on stdout, or `render()` for people. NaN and infinity become null."""
@@ -70,7 +72,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: Sequence[
     """Print a table on stdout, numbers to the right; no cell is ever cut.
 
     Args:
-        fold: columns that may wrap over several lines.
+        fold: columns of text that may wrap over several lines, down to `FOLDED` characters.
     """
     from rich import box
     from rich.console import Console
@@ -83,11 +85,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: Sequence[
         out.add_column(column, justify="right" if numbers else "left", no_wrap=column not in fold, overflow="fold")
     for row in rows:
         out.add_row(*(Text(cell(value)) for value in row))
-    console = Console(highlight=False)
-    if not fold:  # a line that the terminal breaks is better than a number that lost its digits
-        needed = Console(width=10_000).measure(out).maximum
-        console = Console(highlight=False, width=max(console.width, needed))
-    console.print(out)
+    # A line that the terminal breaks is better than a number that lost its digits.
+    folded = [
+        max(len(cell(value)) for value in [column, *(row[i] for row in rows)])
+        for i, column in enumerate(columns)
+        if column in fold
+    ]
+    needed = Console(width=10_000).measure(out).maximum - sum(max(0, longest - FOLDED) for longest in folded)
+    Console(highlight=False, width=max(Console().width, needed)).print(out)
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -95,6 +96,8 @@ def pick_device(name: str) -> torch.device:
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("meta"):
+        raise Tok4dError(f"--device {name}: holds shapes without values; give cpu, cuda, or auto")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -170,10 +173,7 @@ def output_paths(inputs: Sequence[Path], out: Path, name: Callable[[Path], tuple
     Raises:
         Tok4dError: when `out` cannot be made, or an output would overwrite an input.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Tok4dError(f"--out {out}: cannot make the folder: {error.strerror}") from error
+    make_folder(out)
     names = [name(path) for path in inputs]
     shared = {key for key, count in Counter((stem + suffix).lower() for stem, suffix in names).items() if count > 1}
     taken: set[str] = set()
@@ -190,6 +190,20 @@ def output_paths(inputs: Sequence[Path], out: Path, name: Callable[[Path], tuple
         if path.resolve() in originals:
             raise Tok4dError(f"{path} is an input and would be overwritten; choose another folder with --out")
     return outputs
+
+
+def make_folder(out: Path) -> None:
+    """The folder of `--out`, before any work.
+
+    Raises:
+        Tok4dError: when it cannot be made, or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Tok4dError(f"--out {out}: cannot make the folder: {error.strerror}") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise Tok4dError(f"--out {out}: may not be written to")
 
 
 def read_options(items: Sequence[str] | None) -> dict[str, Any]:
@@ -215,12 +229,13 @@ def read_options(items: Sequence[str] | None) -> dict[str, Any]:
 def read_patches(
     path: Path, modality: Modality, model: Tokenizer, read: Mapping[str, Any] | None = None
 ) -> tuple[Sample, TokenSet]:
-    """Read one file and cut it into validated tokens, as the model's `inputs` ask.
+    """Read one file and cut it into validated tokens, as the model's head and its `inputs` ask.
 
     The sample is what the tokens hold: without what a model's options cut away.
     """
     options = model.config.inputs.get(modality.name, {})
-    host = modality.configured(options)
+    head = dict(model.heads.items()).get(modality.name)
+    host = (modality if head is None else modality.fitting(head)).configured(options)
     sample = host.read(path, **(read or {}))
     tokens = host.patchify(sample, model.patch_size).validate()
     if options and tuple(sample.data[modality.field].shape) != tokens.origins[0].shape:

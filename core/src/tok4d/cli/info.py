@@ -69,9 +69,10 @@ def _stack(stack: Any) -> dict[str, int]:
 
 
 def _token_file(path: Path) -> dict[str, Any]:
+    from tok4d.cli.decode import MAX_STREAMED
     from tok4d.tokenfile import load_tokens
 
-    file = load_tokens(path)
+    file = load_tokens(path, max_elements=MAX_STREAMED)  # nothing is restored here
     return {
         "kind": "token file",
         "version": file.version,

@@ -102,9 +102,8 @@ def _restore(
     if stream is None:
         sample, tokens = read_patches(path, owner, loaded.model, options)
         (restored,) = loaded.restore(_through(tokens, loaded, codes))
-        values = means.add(owner, restored, sample)
-        owner.write(restored, target)
-        return values, tokens.num_tokens
+        owner.write(restored, target)  # first: what can't be written is a failure, and counts for no mean
+        return means.add(owner, restored, sample), tokens.num_tokens
     running, count = means.of(owner), 0
 
     def counted() -> Iterator[streaming.Piece]:
@@ -151,11 +150,12 @@ class _Means:
         return _Running({k: m for k, m in self._metrics(owner).items() if isinstance(m, PieceMean)})
 
     def compute(self) -> dict[str, dict[str, float]]:
-        """Mean of every metric that has a value, by modality."""
-        return {
+        """Mean of every metric that has a value, by modality; a modality without any is left out."""
+        means = {
             owner: {name: float(metric.compute()) for name, metric in metrics.items() if int(metric.count)}
             for owner, metrics in self.running.items()
         }
+        return {owner: mean for owner, mean in means.items() if mean}
 
 
 class _Running:
@@ -180,7 +180,8 @@ class _Running:
 
 def _render(results: list[dict[str, Any]], means: dict[str, dict[str, float]]) -> None:
     """A table per modality, since each has its own metrics."""
-    for owner, mean in means.items():
+    for owner in dict.fromkeys(result["modality"] for result in results):
+        mean = means.get(owner, {})
         own = [r for r in results if r["modality"] == owner]
         rows = [(r["file"], r["tokens"], *(r["metrics"].get(name) for name in mean)) for r in own]
         average = (f"mean of {len(own)} ({owner})", None, *mean.values())

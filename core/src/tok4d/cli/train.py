@@ -110,7 +110,7 @@ def progress(stage: str, start: int, steps: int) -> pl.Callback:
             module = cast("TokenizerModule", pl_module)
             done = module.trained
             now = time.monotonic()
-            if not trainer.is_global_zero or (now - self.told < 5 and done < steps):
+            if not (trainer.is_global_zero and module.between_steps) or (now - self.told < 5 and done < steps):
                 return
             self.told = now
             logged = trainer.callback_metrics

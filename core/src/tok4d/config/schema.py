@@ -240,6 +240,8 @@ class Curriculum:
 
     def check(self) -> Curriculum:
         """Raise ConfigError for contradictions; return self."""
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must be in [0, 2^63), got {self.seed}")
         one_of("init", self.init, INITS)
         if (self.init == "siglip2") != bool(self.init_from):
             raise ConfigError(

@@ -148,6 +148,10 @@ class TokenizerConfig:
         one_of("table_extent", self.table_extent, TABLE_EXTENTS)
         one_of("table_resize", self.table_resize, TABLE_RESIZES)
         one_of("windows", self.windows, WINDOWS)
+        for part in ("heads", "inputs"):
+            for name, options in getattr(self, part).items():
+                if not isinstance(options, dict):
+                    raise ConfigError(f"{part}.{name} must be a mapping of options, got {options!r}")
         self.encoder.check("encoder")
         self.decoder.check("decoder")
         if self.quantizer is not None:

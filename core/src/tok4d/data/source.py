@@ -208,12 +208,12 @@ def find_files(path: str | Path, suffixes: Sequence[str]) -> list[Path]:
         DataError: when there is none, or the path does not exist.
     """
     root = Path(path).expanduser()
-    if has_magic(str(path)):
-        candidates = [Path(name) for name in glob(str(root), recursive=True)]
-    elif root.is_dir():
-        candidates = list(root.rglob("*"))
-    elif root.is_file():
+    if root.is_file():  # what is there is meant as it is, also with brackets in its name
         return [root]
+    if root.is_dir():
+        candidates = list(root.rglob("*"))
+    elif has_magic(str(path)):
+        candidates = [Path(name) for name in glob(str(root), recursive=True)]
     else:
         raise DataError(path, "no such file or folder")
     found = sorted(p for p in candidates if p.suffix.lower() in suffixes and p.is_file())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -17,7 +17,7 @@ from tok4d.data.source import Source
 from tok4d.errors import ConfigError, DataError, Tok4dError
 from tok4d.losses.objective import Objective
 from tok4d.model.tokenizer import Tokenizer
-from tok4d.plugins.registry import modality
+from tok4d.plugins.registry import modalities, modality
 from tok4d.training.clips import check_clips
 from tok4d.training.grow import grown_config
 from tok4d.training.loggers import check_loggers
@@ -84,6 +84,9 @@ def _checks(curriculum: Curriculum, fresh: bool, files: bool) -> Iterator[tuple[
     yield "", partial(_check_ramps, curriculum, config)
     yield "", partial(refuse_unfit, curriculum)
     yield "", partial(check_loggers, curriculum.loggers)
+    for name, options in config.inputs.items():
+        if name in modalities() or name in curriculum.model.overrides.get("inputs", {}):  # others wait for their plugin
+            yield f"model.overrides.inputs.{name}", partial(_check_inputs, name, options)
     with torch.device("meta"):
         model = Tokenizer(config)
     start = config
@@ -99,6 +102,10 @@ def _checks(curriculum: Curriculum, fresh: bool, files: bool) -> Iterator[tuple[
         yield f"stages.{name}", partial(model.named_like, stage.optimizer.slow, "optimizer.slow")
     if fresh and curriculum.init == "siglip2":
         yield "init_from", partial(check_fits, start, curriculum.init_from)
+
+
+def _check_inputs(name: str, options: Mapping[str, object]) -> None:
+    modality(name).configured(options)
 
 
 def _check_task(task: TaskConfig, files: bool) -> None:

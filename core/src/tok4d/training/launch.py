@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tok4d.config.schema import Curriculum
-from tok4d.errors import ConfigError
+from tok4d.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from pytorch_lightning.plugins.environments import ClusterEnvironment
@@ -76,10 +76,17 @@ def _refuse_other(launcher: ClusterEnvironment, devices: int, nodes: int) -> Non
 
 
 def _refuse_absent(accelerator: str) -> None:
-    if accelerator in GPUS and not _gpus():
-        raise ConfigError(
-            f"accelerator: {accelerator} is asked for and torch sees none here; accelerator=cpu needs none"
-        )
+    from pytorch_lightning.accelerators import AcceleratorRegistry as Known
+
+    names = Known.available_accelerators()
+    if accelerator not in ("auto", "gpu", *names):
+        raise ConfigError(unknown_name("accelerator", accelerator, ["auto", "gpu", *names]))
+    try:
+        there = _gpus() > 0 if accelerator in GPUS else accelerator == "auto" or Known.get(accelerator).is_available()
+    except ImportError:  # the package that drives it
+        there = False
+    if not there:
+        raise ConfigError(f"accelerator: {accelerator} is asked for and there is none here; accelerator=cpu needs none")
 
 
 def _refuse_many(accelerator: str, devices: int) -> None:

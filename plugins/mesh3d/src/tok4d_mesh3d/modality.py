@@ -6,7 +6,7 @@ T = tokens (occupied voxels), R = voxels along an axis, W = patch width. Token c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -118,6 +118,10 @@ class Mesh3dModality(Modality):
             self._decode(tokens, head, samples)
         return samples
 
+    def fitting(self, head: nn.Module) -> Mesh3dModality:
+        """Files are read on the grid that the head decodes."""
+        return replace(self, resolution=head.config.resolution) if isinstance(head, GaussianDecoder) else self
+
     def grid(self, shape: Sequence[int], patch_size: PatchSize = DEFAULT_PATCH) -> tuple[Tensor, Origin]:
         """The whole grid, for `shape` (R^3, 768). Which voxels a sparse asset has is part of its content.
 
@@ -217,7 +221,7 @@ class Mesh3dModality(Modality):
             if (side := origin.extra["resolution"]) != head.config.resolution:
                 raise Tok4dError(
                     f"the model's Gaussian decoder takes voxels of a {head.config.resolution}^3 grid, these are of "
-                    f"{side}^3; give both one resolution: inputs.mesh3d.resolution, heads.mesh3d.resolution"
+                    f"{side}^3; read or make them with resolution={head.config.resolution}"
                 )
         for sample, gaussians in zip(samples, head(tokens), strict=True):
             sample.data.update({name: getattr(gaussians, name) for name in GAUSSIANS})

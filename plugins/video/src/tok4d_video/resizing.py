@@ -42,8 +42,10 @@ class Resize:
         if self.short and self.size:
             raise ConfigError(f"give short or size, not both: got {self.short} and {self.size}")
         sides = [*(self.size or ()), *(self.crop or ()), self.multiple]
-        if self.short < 0 or min(sides) < 1:
-            raise ConfigError(f"sizes must be at least 1 pixel: short {self.short}, size {self.size}, crop {self.crop}")
+        if self.short < 0:
+            raise ConfigError(f"the shorter side must be at least 1 pixel, or 0 to keep it: got {self.short}")
+        if min(sides) < 1:
+            raise ConfigError(f"sizes must be at least 1 pixel: got {sides}")
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width before cropping."""
