@@ -70,7 +70,7 @@ def _render(comparison: Comparison) -> None:
     for row in comparison.rows:
         if row.measured:
             rows.append((row.task, f"{row.metric}{direction(row)}", row.unit, row.n, *map(_marked, row.cells)))
-    table(("task", "metric", "unit", "n", *(column.label for column in comparison.columns)), rows)
+    table(("task", "metric", "unit", "n", *(column.label for column in comparison.columns)), rows, keys=4)
     typer.echo(f"* best of one protocol, ≠ another protocol, † published; {spread_word(comparison)}")
     for one in comparison.differences:
         values = "; ".join(f"{value} ({', '.join(labels)})" for value, labels in one.values)

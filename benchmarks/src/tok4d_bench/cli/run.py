@@ -144,7 +144,7 @@ def _render(documents: Sequence[Document]) -> None:
         typer.echo(f"{document.suite.name} of {document.subject.name}")
         known = [record for record in document.results if record.value is not None]
         rows = [(r.task, r.metric, r.value, r.stderr, r.n, r.unit) for r in known]
-        table(("task", "metric", "value", "stderr", "n", "unit"), rows)
+        table(("task", "metric", "value", "stderr", "n", "unit"), rows, keys=2)
         for record in known:
             if record.note:
                 typer.echo(f"  {record.task} {record.metric}: {record.note}")

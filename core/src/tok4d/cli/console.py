@@ -11,7 +11,8 @@ from typing import Any
 
 import typer
 
-FOLDED = 24  # a narrower column of paths can't be read
+FOLDED = 24  # characters; a narrower column of paths can't be read
+GAP = 3  # characters between the columns of a table
 
 
 def emit(data: Any, as_json: bool, render: Callable[[], None]) -> None:
@@ -68,31 +69,54 @@ def share(advance: Callable[[float], None]) -> Iterator[Callable[[float], None]]
         advance(1 - done)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: Sequence[str] = ()) -> None:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: Sequence[str] = (), keys: int = 1) -> None:
     """Print a table on stdout, numbers to the right; no cell is ever cut.
 
+    A table that is wider than the terminal comes in parts below each other.
+
     Args:
-        fold: columns of text that may wrap over several lines, down to `FOLDED` characters.
+        fold: columns of text that may wrap over several lines, beside others down to `FOLDED` characters.
+        keys: how many columns say what a row is: the first ones, which every part has.
     """
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for index, column in enumerate(columns):
-        numbers = any(isinstance(row[index], (int, float)) for row in rows)
-        out.add_column(column, justify="right" if numbers else "left", no_wrap=column not in fold, overflow="fold")
-    for row in rows:
-        out.add_row(*(Text(cell(value)) for value in row))
-    # A line that the terminal breaks is better than a number that lost its digits.
-    folded = [
-        max(len(cell(value)) for value in [column, *(row[i] for row in rows)])
-        for i, column in enumerate(columns)
-        if column in fold
-    ]
-    needed = Console(width=10_000).measure(out).maximum - sum(max(0, longest - FOLDED) for longest in folded)
-    Console(highlight=False, width=max(Console().width, needed)).print(out)
+    room = Console().width
+    parts = _parts([_least(i, columns, rows, fold) for i in range(len(columns))], keys, room)
+    for number, (part, width) in enumerate(parts):
+        out = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for index in part:
+            numbers = any(isinstance(row[index], (int, float)) for row in rows)
+            name = columns[index]
+            out.add_column(name, justify="right" if numbers else "left", no_wrap=name not in fold, overflow="fold")
+        for row in rows:
+            out.add_row(*(Text(cell(row[index])) for index in part))
+        if number:
+            typer.echo()
+        Console(highlight=False, width=max(room, width)).print(out)
+
+
+def _least(index: int, columns: Sequence[str], rows: Sequence[Sequence[Any]], fold: Sequence[str]) -> int:
+    """Characters below which a column can't be read. What folds gives way to what doesn't, but not to nothing."""
+    longest = max(len(cell(value)) for value in [columns[index], *(row[index] for row in rows)])
+    if columns[index] not in fold:
+        return longest
+    return min(longest, FOLDED) if set(columns) - set(fold) else 1
+
+
+def _parts(widths: Sequence[int], keys: int, limit: int) -> list[tuple[list[int], int]]:
+    """Which columns stand beside each other, and how wide they are together."""
+    head = list(range(keys)), sum(widths[:keys]) + GAP * (keys - 1)
+    parts = [head]
+    for index, width in enumerate(widths[keys:], keys):
+        chosen, used = parts[-1]
+        if len(chosen) > keys and used + GAP + width > limit:
+            parts.append(([*head[0], index], head[1] + GAP + width))
+        else:
+            parts[-1] = ([*chosen, index], used + GAP + width)
+    return parts
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> None:

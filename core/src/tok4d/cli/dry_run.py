@@ -31,7 +31,7 @@ def dry_run(curriculum: Curriculum, as_json: bool) -> None:
 def _render(found: Rehearsal) -> None:
     rows = [row for stage in found.stages for row in _rows(stage)]
     if rows:
-        table(COLUMNS, rows)
+        table(COLUMNS, rows, keys=2)
         typer.echo()
     columns = ("stage", "steps", "parameters", "tokens/step", "s/step", "time", "estimated memory")
     table(columns, [_stage(stage) for stage in found.stages])

@@ -145,20 +145,22 @@ def _render(result: Result) -> None:
             for key in result.validation[-1]
             if key not in ("step", "stage") and (key.count("/") == 1 or key.endswith("codes/usage"))
         ]
-        columns = ["step", *shown]
-        table(columns, [[row.get(column) for column in columns] for row in result.validation])
+        columns = ["stage", "step", *shown]
+        table(columns, [[row.get(column) for column in columns] for row in result.validation], keys=2)
     if result.throughput:
         typer.echo()
-        table(SPEED, [row for stage, found in result.throughput.items() for row in _speed(stage, found)])
+        table(SPEED, [_speed(stage, found) for stage, found in result.throughput.items()])
+        typer.echo()
+        shares = [(stage, *task) for stage, found in result.throughput.items() for task in _shares(found)]
+        table(("stage", "task", "batches", "tokens"), shares, keys=2)
     typer.echo(f"model: {result.folder / 'checkpoints' / 'last'}")
 
 
-SPEED = ("stage", "tokens/s", "samples/s", "waiting", "GFLOP/s", "of peak", "task", "batches", "tokens")
+SPEED = ("stage", "tokens/s", "samples/s", "waiting", "GFLOP/s", "of peak")
 
 
-def _speed(stage: str, found: dict[str, Any]) -> list[list[Any]]:
-    """A row of a stage, one of every task: its shares."""
-    head = [
+def _speed(stage: str, found: dict[str, Any]) -> list[Any]:
+    return [
         stage,
         f"{found['tokens_per_second']:,.0f}",
         round(found["samples_per_second"], 2),
@@ -166,5 +168,8 @@ def _speed(stage: str, found: dict[str, Any]) -> list[list[Any]]:
         f"{found['flops_per_second'] / 1e9:,.1f}",
         f"{found['peak_share']:.1%}" if "peak_share" in found else None,
     ]
-    tasks = [[name, f"{one['batch_share']:.1%}", f"{one['token_share']:.1%}"] for name, one in found["tasks"].items()]
-    return [[*(head if i == 0 else [""] * len(head)), *task] for i, task in enumerate(tasks)]
+
+
+def _shares(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Of every task, its share of batches and of tokens."""
+    return [(name, f"{one['batch_share']:.1%}", f"{one['token_share']:.1%}") for name, one in found["tasks"].items()]
