@@ -127,6 +127,30 @@ def test_sharded_checkpoints_hold_parts_and_the_last_is_a_model(runs):
     assert distance(model, load_file(runs["ddp"] / "checkpoints/last/model.safetensors")) < 1e-5
 
 
+def test_sigterm_to_one_process_stops_both(server, runs, tmp_path):
+    out = tmp_path / "run"
+    for code, said in [each.wait() for each in two(server, out, "strategy=fsdp", first=At(signal.SIGTERM, step=3))]:
+        assert code == 128 + signal.SIGTERM, said
+    assert (out / "checkpoints" / "last" / "model.safetensors").exists()
+    finished(*two(server, out, "strategy=fsdp", "--resume"))
+    assert losses(out) == losses(runs["fsdp"])
+
+
+def test_a_process_whose_assets_have_no_pictures_does_not_keep_the_others_waiting(server, tmp_path):
+    """Its loss of pictures has nothing to compare; its part of every exchange of gradients is there all the same."""
+    found = {}
+    for strategy in ("ddp", "fsdp"):
+        more = ["order=[assets]", "stages.assets.tasks={asset: {losses: {render: {weight: 1.0, optional: true}}}}"]
+        more += ["stages.assets.every_step={}", "model.overrides.heads.mesh3d={resolution: 8, num_gaussians: 2}"]
+        more += ["accelerator=cpu", f"strategy={strategy}", "devices=2"]
+        argv = ["train", CURRICULUM, "-o", tmp_path / strategy, *more]
+        finished(*pair(server, *argv, program="no_pictures_worker"))
+        found[strategy] = losses(tmp_path / strategy)
+    assert any(row.get("asset/render", 0.0) > 0 for row in found["ddp"])
+    for mine, theirs in zip(found["ddp"], found["fsdp"], strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-4)
+
+
 def test_consolidation_in_one_process(runs):
     older = runs["fsdp"] / "checkpoints" / "clips-00000004"
     with pytest.raises(DataError, match=r"model\.safetensors: no such file"):

@@ -122,6 +122,18 @@ def one_line(result: tuple[int, str]) -> str:
     return said
 
 
+def test_sigterm_ends_the_step_with_a_checkpoint_and_a_second_one_the_process(server, whole, tmp_path):
+    """As `kill` and schedulers send it: exit code 143, and the run goes on to the bits of one that nobody stopped."""
+    out = tmp_path / "run"
+    code, said = server.start(*train(out), at=At(signal.SIGTERM, step=7)).wait()
+    assert code == 128 + signal.SIGTERM, said
+    assert f"stopped by a signal in stage images, step {last_step(out)}; go on: tok4d train" in said
+    assert last_step(out) in (7, 8)
+    code, said = server.run(*train(out, "--resume"))
+    assert code == 0, said
+    assert bits(out) == bits(whole)
+
+
 def test_an_existing_run_is_not_overwritten(server, whole):
     before = bits(whole)
     assert f"error: {whole} already holds a run; add --resume" in one_line(server.run(*train(whole)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -245,3 +245,25 @@ def test_samples_without_caption_and_label_say_none(monkeypatch):
     monkeypatch.setattr(ImageShapes, "load", bare)
     batch = all_batches()[0]
     assert (batch.captions, batch.labels) == ((None,) * 4, (None,) * 4)
+
+
+def test_samples_without_a_caption_are_replaced_where_captions_are_asked_for(monkeypatch):
+    """Of 24, every third has none, and one nothing that a tower would read."""
+    silent = {0: None, 3: "", 6: " ... ", 9: None}
+    real = ImageShapes.load
+
+    def load(self, index, rng=None):
+        sample = real(self, index, rng)
+        return replace(sample, caption=silent.get(index, sample.caption))
+
+    monkeypatch.setattr(ImageShapes, "load", load)
+    options = {"count": 24, "side": 12}
+    for captioned in (False, True):
+        task = TaskConfig("image/shapes", options, batch=4, captioned=captioned)
+        found = StageBatches(StageConfig(steps=6, tasks={"one": task}), "images", 5, PATCH)
+        captions = [caption for step in range(6) for caption in found[step].captions]
+        bad = [reason for step in range(6) for reason in found[step].bad]
+        assert len(captions) == 24
+        assert all(caption and caption.strip(" .") for caption in captions) is captioned
+        assert len(set(bad)) == (4 if captioned else 0)
+        assert all(reason.endswith("has no caption") for reason in bad)

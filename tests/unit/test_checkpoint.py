@@ -15,6 +15,7 @@ from tok4d.testing.models import tiny_tokenizer
 from tok4d.training import checkpoint
 from tok4d.training.checkpoint import TrainingState
 from tok4d.training.optim import AveragedWeights, make_adamw
+from tok4d.training.shards import Snapshot
 from tok4d.weights import folder
 
 
@@ -207,3 +208,31 @@ def test_weights_of_another_model_are_refused(run, tmp_path):
     folder.write_tensors(path / "training" / "weights.safetensors", weights)
     with pytest.raises(DataError, match=r"the weights do not fit the config: has proj\.weight"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (DataError("weights", "no such file"), DataError, "checkpoint cannot be written: weights: no such file"),
+        (RuntimeError("a connection is closed"), RuntimeError, "a connection is closed"),
+    ],
+)
+def test_whatever_goes_wrong_while_writing_is_heard_of(run, monkeypatch, asynchronous, error, kind, said):
+    first = run.save()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Snapshot, "write", fail)
+    writer = checkpoint.Writer(run.root, asynchronous=asynchronous)
+    run.train()
+
+    def write() -> None:
+        writer.save(run.model, run.ema, run.optimizer, run.state)
+        writer.finish()
+
+    with pytest.raises(kind, match=said):
+        write()
+    writer.finish()  # told once
+    assert names(run.root) == [first.name, "last"]

@@ -19,7 +19,7 @@ from tok4d.config.schema import Curriculum
 from tok4d.errors import ConfigError, Tok4dError
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.testing.models import tiny_tokenizer
-from tok4d.training import rehearsal, sizing
+from tok4d.training import memory, rehearsal, sizing
 from tok4d.training.estimate import Rehearsal, StageCost, TaskCost, too_large
 from tok4d.training.limits import StopAfter, parse_duration
 from tok4d.training.loggers import check_loggers, make_loggers
@@ -117,6 +117,27 @@ def test_available_memory_is_part_of_all():
     if available is None or total is None:
         pytest.skip("this system does not say")
     assert 0 < available <= total
+
+
+def test_limits_of_containers_and_jobs_count_and_cached_files_are_free(tmp_path, monkeypatch):
+    """In a container with 100 GB, 95 of them used, a job that may have 8 and holds 3, of which 1 is cached."""
+    (tmp_path / "cgroup").write_text("12:cpu,cpuacct:/x\n0::/box/job_5/step\n")
+    sizes = {"box/job_5": (8, 3, 1), "box": (100, 95, 0)}
+    for folder, (limit, used, cached) in sizes.items():
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "memory.max").write_text(f"{limit * 10**9}\n")
+        (tmp_path / folder / "memory.current").write_text(f"{used * 10**9}\n")
+        (tmp_path / folder / "memory.stat").write_text(f"file 7\ninactive_file {cached * 10**9}\nactive_file 9\n")
+    (tmp_path / "box/job_5/step").mkdir()
+    (tmp_path / "box/job_5/step/memory.max").write_text("max\n")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
+    version = {"": (tmp_path, *memory._VERSIONS[""][1:])}
+    monkeypatch.setattr(memory, "_VERSIONS", version)
+    assert memory._container() == [(8 * 10**9, 2 * 10**9), (100 * 10**9, 95 * 10**9)]
+    assert total_memory() == 8 * 10**9
+    assert (available_memory(CPU) or 0) <= 5 * 10**9
+    (tmp_path / "cgroup").write_text("0::/elsewhere/outside\n")
+    assert memory._container() == [], "the root has no limit"
 
 
 def test_peak_memory_sees_what_came_and_went():

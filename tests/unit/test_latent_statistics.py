@@ -11,7 +11,8 @@ from tok4d.config.loader import from_mapping
 from tok4d.config.schema import Curriculum
 from tok4d.data.batches import Batch, StageBatches
 from tok4d.testing.models import tiny_tokenizer
-from tok4d.training.latents import LatentStatistics
+from tok4d.training.evaluate import measure_latents
+from tok4d.training.latents import LatentStatistics, _one_by_one
 from tok4d.training.module import TokenizerModule
 
 PATCH = (1, 8, 8)
@@ -47,3 +48,15 @@ def test_they_are_those_of_eight_steps_of_which_two_batches_are_there_at_a_time(
     assert most[0] <= 2
     assert torch.equal(model.latent_mean, expected.mean(0))
     assert torch.equal(model.latent_std, expected.std(0, correction=0).clamp_min(1e-6))
+
+
+def test_samples_that_stand_in_for_none_are_not_measured():
+    """Of one sample a step, the second of two processes gets a copy, so that it takes part in every exchange."""
+    task = {"source": "image/shapes", "tokens": 9, "options": {"count": 40, "side": 24}}
+    curriculum = from_mapping(Curriculum, {"order": ["s"], "stages": {"s": {"steps": 3, "tasks": {"i": task}}}}, "test")
+    counts = []
+    for rank in range(2):
+        batches, sizes = StageBatches(curriculum.stages["s"], "s", 0, PATCH, rank, 2), list[int]()
+        measure_latents(tiny_tokenizer(PATCH), _one_by_one(batches, 3, torch.device("cpu"), sizes))
+        counts.append(sum(sizes))
+    assert counts == [27, 0]

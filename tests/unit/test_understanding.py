@@ -19,6 +19,7 @@ from tok4d.testing.models import tiny_tokenizer
 from tok4d.text import EmbeddingCache, load_text_encoder
 from tok4d.training.alignment import Alignment, Seen
 from tok4d.training.evaluate import Scores, evaluate
+from tok4d.training.merging import merged_scores
 from tok4d.training.understanding import accuracy, recall
 
 
@@ -206,3 +207,17 @@ def test_two_tasks_of_a_modality_have_rows_of_their_own():
     assert scores.means() == {"image/psnr": 25.0, "a/psnr": 20.0, "b/psnr": 30.0}
     scores.add(replace(batch, task="image"), "x.png", "psnr", 40.0)
     assert scores.means() == {"image/psnr": 30.0, "a/psnr": 20.0, "b/psnr": 30.0}, "the modality's row stays"
+
+
+def test_two_processes_with_a_sample_of_one_name_in_two_tasks_have_the_means_of_one():
+    """Each sees one of the two, so that their names clash when they are put together only."""
+    (batch,) = validation_batches({"a": TaskConfig("image/shapes", {"count": 1, "side": 16}, batch=1)}, (4, 16, 16))
+    given = [("a", "x.png", 20.1), ("a", "y.png", 3.3), ("b", "z.png", 4.7), ("b", "x.png", 30.2)]
+    alone, parts = Scores(), [Scores(), Scores()]
+    for number, (task, key, value) in enumerate(given):
+        for scores in (alone, parts[number % 2]):
+            scores.add(replace(batch, task=task), key, "psnr", value)
+    merged = merged_scores(parts)
+    assert merged.means() == alone.means()
+    assert alone.means()["image/psnr"] == pytest.approx((20.1 + 3.3 + 4.7 + 30.2) / 4)
+    assert set(merged.values["image/psnr"]) == {"x.png", "y.png", "z.png", "b: x.png"}

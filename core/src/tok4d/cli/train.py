@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import signal
 import sys
 import time
 from math import nan
@@ -54,13 +55,16 @@ def train(
     result = _run(config, out, resume, profile, seconds, begun, as_json)
     from tok4d.training.parallel import is_first
 
-    if not is_first():  # of several processes one speaks
+    if is_first():  # of several processes one speaks
+        emit(_summary(result), as_json, lambda: _render(result))
+    if result.stopped is None:
         return
-    emit(_summary(result), as_json, lambda: _render(result))
-    if result.stopped is not None:
+    if is_first():
         again = shlex.join(["tok4d", "train", curriculum, *(overrides or []), "-o", str(out), "--resume"])
-        where = "{stage}, step {step}".format(**result.stopped)
-        note(f"stopped after {max_time} in stage {where}; go on: {again}")
+        why = "by a signal" if result.stopped["signal"] else f"after {max_time}"
+        note("stopped {} in stage {stage}, step {step}; go on: {}".format(why, again, **result.stopped))
+    if result.stopped["signal"]:
+        raise typer.Exit(128 + signal.SIGTERM)
 
 
 def _refuse_with_dry_run(out: Path | None, resume: bool, profile: bool, max_time: str | None) -> None:

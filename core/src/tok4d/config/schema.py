@@ -87,6 +87,7 @@ class TaskConfig:
         tokens: budget of tokens a step, over all processes, that takes the place of `batch` where it is above 0: as
             many samples as fit into it. Needs a source that knows sizes beforehand (`Source.token_count`).
         losses: objective of this task, `{term: weight}` or `{term: {weight: w, option: value}}`.
+        captioned: samples without a caption are replaced and named, as files are that cannot be used.
     """
 
     source: str = ""
@@ -94,6 +95,7 @@ class TaskConfig:
     weight: float = 1.0
     batch: int = 16
     tokens: int = 0
+    captioned: bool = False
     losses: dict[str, Any] = field(default_factory=dict)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from tok4d.config.schema import TaskConfig
 from tok4d.data.batch import Inputs, Loaded, load_sample
 from tok4d.data.order import sample_rng, seed_of
 from tok4d.data.packing import Packing
+from tok4d.data.patience import patiently
 from tok4d.data.source import Source
 from tok4d.errors import ConfigError, DataError, PluginError
 from tok4d.modality import PatchSize
@@ -57,9 +59,9 @@ class TaskOrder:
         bad: list[str] = []
         for index in self._candidates(position):
             try:
-                rng = sample_rng(self.seed, self.key, position)
-                sample = load_sample(self.source, index, self.patch_size, rng, self.inputs)
+                sample = patiently(partial(self._load, index, position))
                 self._refuse_large(index, sample.tokens.num_tokens)
+                self._refuse_silent(sample)
                 return sample, bad
             except DataError as error:
                 bad.append(str(error))
@@ -77,12 +79,16 @@ class TaskOrder:
         bad: list[str] = []
         for index in self._candidates(position):
             try:
-                return self._count(index, position)
+                return patiently(partial(self._count, index, position))
             except (ConfigError, PluginError):
                 raise
             except (ValueError, OSError) as error:  # as in `load_sample`
                 bad.append(str(error))
         raise self._none_left(bad)
+
+    def _load(self, index: int, position: int) -> Loaded:
+        rng = sample_rng(self.seed, self.key, position)
+        return load_sample(self.source, index, self.patch_size, rng, self.inputs)
 
     def _count(self, index: int, position: int) -> int:
         rng = sample_rng(self.seed, self.key, position)
@@ -108,6 +114,10 @@ class TaskOrder:
             raise DataError(
                 self.source.key(index), f"has {tokens:,} tokens, more than the {self.task.tokens:,} of a whole step"
             )
+
+    def _refuse_silent(self, sample: Loaded) -> None:
+        if self.task.captioned and not any(letter.isalnum() for letter in sample.caption or ""):
+            raise DataError(sample.key, "has no caption")
 
     def _none_left(self, bad: list[str]) -> DataError:
         return DataError(f"task {self.key!r}", f"{MAX_REPLACEMENTS} files in a row cannot be used; last: {bad[-1]}")

@@ -95,6 +95,17 @@ class Objective(nn.Module):
         return Loss(total, {name: value.detach() for name, value in terms.items()})
 
 
+def no_difference(reconstruction: Sequence[Sample]) -> Tensor:
+    """Zero, a float32 scalar that depends on every tensor of the samples: what an optional term gives for samples that
+    have nothing to compare.
+
+    Sharded training exchanges the gradients of what has one, so the graph must be the same on every process, whatever
+    its samples have.
+    """
+    values = [value for sample in reconstruction for value in sample.data.values() if value.is_floating_point()]
+    return torch.stack([value.flatten()[:0].float().sum() for value in values]).sum()
+
+
 def pairs(target: Sequence[Sample], reconstruction: Sequence[Sample]) -> Iterator[tuple[Tensor, Tensor]]:
     """Floating-point tensors of every sample that both sides have, flattened to `[n]` float32 each.
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tok4d.errors import ConfigError
-from tok4d.losses.objective import Term
+from tok4d.losses.objective import Term, no_difference
 from tok4d.losses.shared import shared
 from tok4d.modality import Sample
 from tok4d.model.bottleneck import Encoded
@@ -48,7 +48,7 @@ class PictureTerm(Term):
 
     def forward(self, target: Sequence[Sample], reconstruction: Sequence[Sample], encoded: Encoded) -> Tensor:
         groups = self._groups(target, reconstruction)
-        total_B = torch.zeros(len(target), device=groups[0].owner.device if groups else None)
+        total_B = no_difference(reconstruction).repeat(len(target))
         for group in groups:
             wanted, got = group.pictures
             values = self.distance(got, wanted)

@@ -187,7 +187,7 @@ def _captions(name: str, target: Sequence[Sample], texts: FrozenTexts, optional:
         lacking = next(sample for i, sample in enumerate(target) if i not in present)
         raise ConfigError(
             f"the loss {name!r} needs a caption of every sample, and {lacking.key!r} has none; take a source with "
-            "captions, or give it `optional: true`"
+            "captions, give the task `captioned: true` (such samples are then replaced), or the loss `optional: true`"
         )
     return present, [target[i].caption or "" for i in present]
 

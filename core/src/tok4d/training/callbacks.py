@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from tok4d.config.schema import Curriculum
-from tok4d.data.batches import Batch, validation_batches
+from tok4d.data.batches import validation_batches
 from tok4d.errors import Tok4dError
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.training import checkpoint, parallel
@@ -83,6 +84,7 @@ class SaveCheckpoints(pl.Callback):
             threads=torch.get_num_threads(),
             torch=torch.__version__,
             bad_files=self.bad_files.bad,
+            bad=sorted(self.bad_files.known),
             skipped=module.skipped,
             processes=parallel.world(),
             next_starts=dict(module.next_starts),
@@ -90,23 +92,33 @@ class SaveCheckpoints(pl.Callback):
 
 
 class CountBadFiles(pl.Callback):
-    """Names files that could not be used, and counts them; their number has a limit."""
+    """Names files that could not be used, each once, and counts them; their number has a limit.
 
-    def __init__(self, max_bad: int, bad: int = 0) -> None:
-        self.max_bad, self.bad = max_bad, bad
+    Args:
+        max_bad: how many there may be.
+        known: digests of those of an earlier part of the run.
+    """
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, _: int) -> None:
-        for reason in batch.bad:
-            log.warning("skipped %s", reason)
+    def __init__(self, max_bad: int, known: Iterable[str] = ()) -> None:
+        self.max_bad, self.known = max_bad, set(known)
+
+    @property
+    def bad(self) -> int:
+        """How many there were so far, over all processes."""
+        return len(self.known)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         module = cast(TokenizerModule, pl_module)
         if module.between_steps:
-            self._count(module.report.bad_files)
+            self._count(module.report.bad)
 
-    def _count(self, bad: int) -> None:
-        """Bad files of a step on all processes, which so decide alike."""
-        self.bad += bad
+    def _count(self, reasons: Iterable[str]) -> None:
+        """Those of a step on all processes, which so decide alike. A file is met again in every epoch."""
+        for reason in reasons:
+            digest = hashlib.sha256(reason.encode()).hexdigest()[:16]
+            if digest not in self.known and parallel.rank() == 0:
+                log.warning("skipped %s", reason)
+            self.known.add(digest)
         if self.bad > self.max_bad:
             raise Tok4dError(f"{self.bad} files could not be used, more than max_bad = {self.max_bad}; stopped")
 

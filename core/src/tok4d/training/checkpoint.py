@@ -70,7 +70,7 @@ class Writer:
         self.root, self.asynchronous = root, asynchronous
         self._agree = Agreement()
         self._thread: threading.Thread | None = None
-        self._error: DataError | None = None
+        self._error: Exception | None = None
 
     def save(
         self,
@@ -104,7 +104,7 @@ class Writer:
         """Wait for what is being written.
 
         Raises:
-            DataError: when it could not be written.
+            DataError: when it could not be written; anything else that went wrong there as it is.
         """
         if self._thread is not None:
             self._thread.join()
@@ -136,23 +136,28 @@ class Writer:
             self._together(prepare if first else None)
             self._together(lambda: found.write(partial))
             self._together(put_in_place if first else None)
-        except OSError as error:
+        except Exception as error:  # of a thread: nobody else would hear of it
             if first:
                 shutil.rmtree(partial, ignore_errors=True)
                 link.unlink(missing_ok=True)
-            reason = error.strerror or error
-            self._error = DataError(final, f"checkpoint cannot be written: {reason}; the last one is intact")
+            self._error = error
+            if isinstance(error, (OSError, DataError)):
+                reason = getattr(error, "strerror", None) or error
+                self._error = DataError(final, f"checkpoint cannot be written: {reason}; the last one is intact")
             return
         if first:
             _prune(self.root, final)
 
     def _together(self, work: Callable[[], None] | None) -> None:
-        """Do something; goes on when all processes have done their part, and fails on all when it did on one."""
-        error: OSError | None = None
+        """Do something; goes on when all processes have done their part, and fails on all when it did on one.
+
+        Whatever goes wrong, the others are told: they count on an answer for every part.
+        """
+        error: Exception | None = None
         try:
             if work is not None:
                 work()
-        except OSError as failed:
+        except Exception as failed:
             error = failed
         others = self._agree.failures(error is not None)
         if error is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import fsum
 
 import torch
 
@@ -30,40 +31,55 @@ class Scores:
     """What an evaluation found.
 
     Attributes:
-        values: metric values by `modality/metric` and sample key, in order of evaluation.
-        tasks: the same by task, for modalities with several: `task/metric`, then sample key.
+        tasks: metric values by modality, `task/metric` and sample key, in order of evaluation.
         figures: what is no mean over samples, such as `task/accuracy`.
         codes: by modality, of a model with FSQ.
         bad: files that were left out.
     """
 
-    values: dict[str, dict[str, float]] = field(default_factory=dict)
     tasks: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     codes: dict[str, CodeStatistics] = field(default_factory=dict)
     bad: list[str] = field(default_factory=list)
 
     def add(self, batch: Batch, key: str, metric: str, value: float) -> None:
-        """One value of one sample. Several tasks may have a sample of one name: the later ones' get their task's."""
-        here = self.values.setdefault(f"{batch.modality}/{metric}", {})
-        here[key if key not in here else f"{batch.task}: {key}"] = value
+        """One value of one sample."""
         self.tasks.setdefault(batch.modality, {}).setdefault(f"{batch.task}/{metric}", {})[key] = value
+
+    @property
+    def values(self) -> dict[str, dict[str, float]]:
+        """Metric values by `modality/metric` and sample key, task by task.
+
+        Several tasks may have a sample of one name: the later ones' get their task's.
+        """
+        found: dict[str, dict[str, float]] = {}
+        for host, by_task in self.tasks.items():
+            for name, values in by_task.items():
+                task, _, metric = name.rpartition("/")
+                here = found.setdefault(f"{host}/{metric}", {})
+                for key, value in values.items():
+                    here[key if key not in here else f"{task}: {key}"] = value
+        return found
 
     def mean(self, metric: str) -> float:
         """Mean over samples."""
-        values = self.values[metric].values()
-        return sum(values) / len(values)
+        return _mean(self.values[metric])
 
     def means(self) -> dict[str, float]:
         """Mean of every metric; by task too where a modality has several; then the figures.
 
         A task that is called like a modality has no rows of its own: those are the modality's.
         """
-        found = {metric: self.mean(metric) for metric in self.values}
+        found = {metric: _mean(values) for metric, values in self.values.items()}
         for by_task in self.tasks.values():
             if len({name.rpartition("/")[0] for name in by_task}) > 1:
-                found = {name: sum(values.values()) / len(values) for name, values in by_task.items()} | found
+                found = {name: _mean(values) for name, values in by_task.items()} | found
         return found | self.figures
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    """The same in any order, and so for any number of processes."""
+    return fsum(values.values()) / len(values)
 
 
 def score(batches: Iterable[Batch], reconstruct: Reconstruct, model: Tokenizer | None = None) -> Scores:
@@ -147,7 +163,10 @@ def pca_reconstructor(pca: PatchPCA, count: int) -> Reconstruct:
 
 @torch.no_grad()
 def measure_latents(model: Tokenizer, batches: Iterable[Batch]) -> None:
-    """Set the model's per-channel latent mean and deviation from posterior means of some batches."""
-    means = torch.cat([model.encode(batch.tokens, pool=False).posterior.mean for batch in batches])
+    """Set the model's per-channel latent mean and deviation from posterior means of some batches; of none: leave it."""
+    parts = [model.encode(batch.tokens, pool=False).posterior.mean for batch in batches]
+    if not parts:
+        return
+    means = torch.cat(parts)
     model.latent_mean.copy_(means.mean(0))
     model.latent_std.copy_(means.std(0, correction=0).clamp_min(1e-6))

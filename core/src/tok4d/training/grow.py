@@ -18,6 +18,7 @@ from tok4d.model.pca import PatchPCA
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.training.discrete import Entry, measure_entry
 from tok4d.training.optim import AveragedWeights
+from tok4d.training.parallel import prepare_blocks
 from tok4d.training.start import patches_of, sample_patches
 from tok4d.weights.growth import (
     amplified,
@@ -79,7 +80,9 @@ def begin_stage(curriculum: Curriculum, name: str, learned: Learned) -> Learned:
         if learned.model.quantizer is not None:
             return quantize(learned, stage.quantizer)
         batches = first_batches(curriculum, name, learned.model)
-        return quantize(learned, stage.quantizer, measure_entry(learned.averaged(), stage.quantizer, batches))
+        measured = learned.averaged().requires_grad_(False)  # slopes are by the latents alone
+        prepare_blocks(measured, recompute=True, compiled=False)
+        return quantize(learned, stage.quantizer, measure_entry(measured, stage.quantizer, batches))
     return learned
 
 

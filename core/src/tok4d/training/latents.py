@@ -44,6 +44,8 @@ def _one_by_one(batches: StageBatches, count: int, device: torch.device, sizes: 
     """The first batches on a device, of which no more than two are there at a time; `sizes` gets their tokens."""
     for index in range(count):
         batch = batches[index].to(device)
+        if not batch.share:  # a stand-in: another process measures this sample
+            continue
         sizes.append(batch.tokens.num_tokens)
         yield batch
         del batch  # before the next one is made

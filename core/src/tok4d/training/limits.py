@@ -1,10 +1,14 @@
-"""`--max-time`: a run that stops by itself at the end of a step, with a checkpoint, so that it can go on later."""
+"""Runs that stop at the end of a step, with a checkpoint, so that they can go on later: `--max-time` and signals."""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -51,3 +55,39 @@ class StopAfter(pl.Callback):
         over = self.clock() - self.begun >= self.seconds
         if trainer.strategy.reduce_boolean_decision(over, all=False):
             trainer.should_stop = True
+
+
+class StopOnSignal(pl.Callback):
+    """Ends training at the end of the step in which SIGTERM comes, on all processes at once; under SLURM SIGUSR1 too.
+
+    Schedulers send them before they take a machine away (`scancel`, `sbatch --signal=USR1@120`). A second signal does
+    what it does to any program, so that a process which hangs can be ended. Stands before the callback that saves.
+
+    Attributes:
+        stopped: whether a signal came to some process.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = self._came = False
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # only there may handlers be set
+        for number in (signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])):
+            self._before[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+        signal.signal(number, signal.SIG_DFL)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if not cast(TokenizerModule, pl_module).between_steps:
+            return
+        if trainer.strategy.reduce_boolean_decision(self._came, all=False):
+            self.stopped = trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

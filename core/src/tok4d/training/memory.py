@@ -20,10 +20,16 @@ WORD = 4  # bytes of a float32
 PROGRAM = 900_000_000  # bytes of Python, torch, Lightning and a data set: 0.94 GB were seen with a model of 3 M
 SPARE = 1.1  # allocators keep more than is in use, and operations need room for their results
 CLEAR = Path("/proc/self/clear_refs")
-_CGROUPS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
-)
+CGROUPS = Path("/proc/self/cgroup")  # lines like `0::/slurm/job_5` (version 2) and `4:memory:/docker/ab` (1)
+_VERSIONS = {  # controllers: root, names of limit, use, and of what can be freed at once in memory.stat
+    "": (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    "memory": (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -110,19 +116,29 @@ def available_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = [limit - used for limit, used in _container()]
-    if (found := _status(Path("/proc/meminfo"), "MemAvailable")) is not None:
+    if (found := _entry(Path("/proc/meminfo"), "MemAvailable")) is not None:
         free.append(found)
     return min(free, default=None)
 
 
 def _container() -> list[tuple[int, int]]:
-    """Limit and use of the container's memory, where there is a limit."""
-    for limit, used in _CGROUPS:
-        try:
-            return [(int(limit.read_text()), int(used.read_text()))]
-        except (OSError, ValueError):  # not there, or "max"
+    """Limit and use of every group that this process is in, as far as they have a limit. Cached files are no use."""
+    try:
+        lines = [line.split(":", 2) for line in CGROUPS.read_text().splitlines()]
+    except (OSError, ValueError):
+        return []
+    found = []
+    for _, controllers, group in lines:
+        if controllers not in _VERSIONS:
             continue
-    return []
+        root, limit, used, cached = _VERSIONS[controllers]
+        inner = root / group.lstrip("/")
+        # A container may see its own group as the root, under a path that is there outside alone.
+        for folder in dict.fromkeys([inner, *(p for p in inner.parents if p.is_relative_to(root)), root]):
+            with suppress(OSError, ValueError):  # not there, or "max"
+                most, now = int((folder / limit).read_text()), int((folder / used).read_text())
+                found.append((most, now - (_entry(folder / "memory.stat", cached) or 0)))
+    return found
 
 
 def reset_peak(device: torch.device) -> bool:
@@ -141,16 +157,17 @@ def peak_memory(device: torch.device) -> int | None:
     """Most bytes that this process held on a device since `reset_peak`; None when the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return _status(Path("/proc/self/status"), "VmHWM")
+    return _entry(Path("/proc/self/status"), "VmHWM")
 
 
-def _status(path: Path, field: str) -> int | None:
-    """A value in kB of a file of lines like `VmHWM: 1234 kB`, in bytes."""
+def _entry(path: Path, name: str) -> int | None:
+    """A value of a file of lines like `VmHWM: 1234 kB` or `inactive_file 1234`, in bytes."""
     try:
-        lines = path.read_text().splitlines()
+        lines = [line.split() for line in path.read_text().splitlines()]
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+    found = (line for line in lines if line and line[0].rstrip(":") == name)
+    return next((int(line[1]) * (1024 if line[-1] == "kB" else 1) for line in found), None)
 
 
 def gigabytes(count: float) -> str:

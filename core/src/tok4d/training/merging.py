@@ -21,15 +21,13 @@ def merged_scores(parts: Sequence[Scores]) -> Scores:
     """
     if len(parts) == 1:
         return parts[0]
-    names = dict.fromkeys(name for part in parts for name in part.values)
-    values = {name: _dealt([part.values.get(name, {}) for part in parts]) for name in names}
     tasks: dict[str, dict[str, dict[str, float]]] = {}
     for host in dict.fromkeys(name for part in parts for name in part.tasks):
         found = [part.tasks.get(host, {}) for part in parts]
         metrics = dict.fromkeys(name for one in found for name in one)
         tasks[host] = {name: _dealt([one.get(name, {}) for one in found]) for name in metrics}
     bad = [reason for part in parts for reason in part.bad]
-    return replace(parts[0], values=values, tasks=tasks, bad=bad)
+    return replace(parts[0], tasks=tasks, bad=bad)
 
 
 def merged_seen(parts: Sequence[Mapping[str, Seen]]) -> dict[str, Seen]:

@@ -37,6 +37,7 @@ from tok4d.training.evaluate import Scores
 from tok4d.training.grow import Learned, begin_stage
 from tok4d.training.latents import LatentStatistics
 from tok4d.training.launch import refuse_launch
+from tok4d.training.limits import StopOnSignal
 from tok4d.training.loggers import close_loggers
 from tok4d.training.manifest import write_manifest
 from tok4d.training.module import TokenizerModule
@@ -56,11 +57,12 @@ log = logging.getLogger(__name__)
 class Result:
     """What a run gives: the trained (averaged) model in evaluation mode and what was measured on the way.
 
-    `throughput` is by stage; `stopped` says stage, step and total where training ended early, by a callback.
+    `throughput` is by stage; `stopped` says stage, step and total where training ended early, by a callback
+    or a `signal` (true or false).
     """
 
-    model: Tokenizer
     folder: Path
+    model: Tokenizer = field(init=False)
     validation: list[dict[str, Any]] = field(default_factory=list)
     tokens_per_second: float = 0.0
     waiting_share: float = 0.0
@@ -80,7 +82,7 @@ class _Progress:
     first_stage: int = 0
     start: int = 0
     total: int = 0
-    bad: int = 0
+    bad: set[str] = field(default_factory=set)
     skipped: int = 0
     next_starts: dict[str, list[int]] = field(default_factory=dict)
 
@@ -89,9 +91,10 @@ class _Progress:
         grown = begin_stage(curriculum, name, Learned(self.model, self.ema, self.moments))
         self.model, self.ema, self.moments = grown.model, grown.ema, grown.moments
 
-    def carry_over(self, module: TokenizerModule, optimizer: torch.optim.Optimizer, bad: int, out: Path) -> None:
+    def carry_over(self, module: TokenizerModule, optimizer: torch.optim.Optimizer, bad: set[str], out: Path) -> None:
         """Take what a finished stage leaves; a sharded model is whole again only in the checkpoint just written."""
         self.total, self.bad, self.skipped = module.total_trained, bad, module.skipped
+        optimizer.zero_grad(set_to_none=True)  # of the last step
         if is_sharded(module):
             found = checkpoint.load((out / "checkpoints" / "last").resolve())
             self.model, self.ema, self.moments = found.model, found.ema, found.moments
@@ -118,6 +121,8 @@ def train(
         Tok4dError: for processes that nobody will start, a folder that already holds a run, another configuration
             than the one to be continued, unusable data, or a loss that is not finite.
         KeyboardInterrupt: for Ctrl-C; the run continues from its last checkpoint.
+
+    SIGTERM ends it after the step, with a checkpoint: `Result.stopped`.
     """
     refuse_launch(curriculum)
     resuming = resume and checkpoint.newest(out / "checkpoints") is not None
@@ -126,7 +131,7 @@ def train(
     if progress is None:
         refuse_existing(out, resume)
         progress = _Progress(fresh_model(curriculum))
-    result = Result(progress.model, out, read_results(out, progress.total))
+    result = Result(out, validation=read_results(out, progress.total))
     result.throughput = read_throughput(out, progress.total)
     if is_first():
         _describe(curriculum, out, progress.total)
@@ -194,6 +199,7 @@ def _fit(
     saving = SaveCheckpoints(
         out / "checkpoints", name, curriculum.seed, curriculum.checkpoint_every, bad_files, curriculum.asynchronous
     )
+    signals = StopOnSignal()
     restore, progress.moments = _Restore(progress.moments), {}  # held once, not twice, while the stage trains
     trainer.callbacks.extend(  # type: ignore[attr-defined]
         [
@@ -201,6 +207,7 @@ def _fit(
             throughput,
             bad_files,
             RecordLosses(out, name),
+            signals,
             *extra(name, progress.start, stage.steps),
             Validate(curriculum, name, report),
             LatentStatistics(curriculum, name),
@@ -211,10 +218,11 @@ def _fit(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on worker counts and deprecations inside the trainer
         fit(trainer, module, data)
-    progress.carry_over(module, trainer.optimizers[0], bad_files.bad, out)
+    progress.carry_over(module, trainer.optimizers[0], bad_files.known, out)
     result.bad_files, result.skipped = bad_files.bad, module.skipped
-    if trainer.should_stop:
+    if trainer.should_stop and not (name == curriculum.order[-1] and module.trained == stage.steps):
         result.stopped = {"stage": name, "step": module.trained, "total": module.total_trained}
+        result.stopped["signal"] = signals.stopped
     found = result.throughput[name] = throughput.sums.summary()
     result.tokens_per_second, result.waiting_share = found["tokens_per_second"], found["waiting_share"]
     if trainer.is_global_zero:
@@ -244,7 +252,7 @@ def _resumed(curriculum: Curriculum, out: Path) -> _Progress:
         first_stage=curriculum.order.index(state.stage),
         start=state.step,
         total=state.total,
-        bad=state.bad_files,
+        bad=set(state.bad),
         skipped=state.skipped,
         next_starts=state.next_starts,
     )

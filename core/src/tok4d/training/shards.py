@@ -35,7 +35,8 @@ class TrainingState:
         stage, step: the stage and the steps of it that are trained.
         total: steps of all stages.
         seed, threads, torch, processes: what the exact bits depend on.
-        bad_files, skipped: files replaced and steps skipped so far.
+        bad_files, skipped: files that were replaced (in `bad`, digests of what was said of them) and steps skipped so
+            far.
         next_starts: for `StageBatches.go_on`.
     """
 
@@ -47,6 +48,7 @@ class TrainingState:
     torch: str
     bad_files: int = 0
     skipped: int = 0
+    bad: list[str] = field(default_factory=list)
     processes: int = 1
     next_starts: dict[str, list[int]] = field(default_factory=dict)
 

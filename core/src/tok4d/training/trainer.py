@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from tok4d.config.loader import to_mapping
 from tok4d.config.schema import Curriculum, StageConfig
@@ -20,12 +22,16 @@ def make_trainer(curriculum: Curriculum, stage: StageConfig, out: Path) -> pl.Tr
     """The Lightning trainer of one stage. Its own checkpoints and epochs are not used: the run counts steps."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    plugins: list[Any] = []
+    if SLURMEnvironment.detect():  # by itself it would write checkpoints of its own and requeue the job
+        plugins.append(SLURMEnvironment(auto_requeue=False))
     return pl.Trainer(
         max_epochs=1,
         accelerator=curriculum.accelerator,
         devices=curriculum.devices,
         num_nodes=curriculum.nodes,
         strategy=strategy_of(curriculum),
+        plugins=plugins,
         precision="bf16-mixed" if curriculum.precision == "bf16" else "32-true",
         accumulate_grad_batches=stage.parts,
         gradient_clip_val=stage.optimizer.clip,

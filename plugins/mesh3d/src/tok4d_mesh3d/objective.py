@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tok4d.errors import ConfigError
-from tok4d.losses.objective import Objective, Term
+from tok4d.losses.objective import Objective, Term, no_difference
 from tok4d.losses.structural import MSSSIMLoss
 from tok4d.modality import Sample
 from tok4d.model.bottleneck import Encoded
 from tok4d_mesh3d.renders import render
-from tok4d_mesh3d.samples import GAUSSIANS, VOXELS, has_gaussians, has_views
+from tok4d_mesh3d.samples import GAUSSIANS, has_gaussians, has_views
 
 WINDOW, SIGMA = 11, 1.5  # of SSIM (Wang et al. 2004)
 _C1, _C2 = 0.01**2, 0.03**2  # for a data range of 1
@@ -71,7 +71,7 @@ class Render(Term):
 
     def _one(self, target: Sample, reconstruction: Sample, encoded: Encoded) -> Tensor:
         if self.optional and not (has_gaussians(reconstruction) and has_views(target)):
-            return reconstruction.data[VOXELS].new_zeros((), dtype=torch.float32)
+            return no_difference([reconstruction])
         if any(name not in reconstruction.data for name in GAUSSIANS):
             raise ConfigError("the loss 'render' needs a model with `heads: {mesh3d: {...}}`: there are no Gaussians")
         if not has_views(target):
