@@ -8,12 +8,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 from typer.testing import CliRunner
 
 from tok4d import Sample
 from tok4d.cli.main import app
-from tok4d.errors import Tok4dError
+from tok4d.errors import ConfigError, Tok4dError
 from tok4d.model.bottleneck import Posterior
 from tok4d.testing import tiny_tokenizer
 from tok4d_bench.card.codes import CodeSums
@@ -297,3 +298,20 @@ def test_the_command_writes_both_files(tmp_path):
     rows = {(row["what"], row["value"]) for row in found["rows"]}
     assert {("filter", "area"), ("antialias", "off"), ("mean", "error of all values pooled")} <= rows
     assert "# Sensitivity of jpeg-20" in (tmp_path / "sensitivity.md").read_text()
+
+
+def test_of_a_folder_all_is_measured_and_of_a_recipe_the_side_that_was_held_out(tmp_path):
+    for number in range(5):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(np.full((20, 20, 3), 40 * number, np.uint8)).save(path)
+    assert len(open_source("image/folder", {"path": str(tmp_path)}, {})) == 5
+    assert len(open_source("image/folder", {"path": str(tmp_path), "split": "val"}, {})) < 5
+    whole, held = (open_source("image/shapes", {"count": 10, **options}, {}) for options in ({"split": "all"}, {}))
+    assert 0 < len(held) < len(whole) == 10
+
+
+def test_a_folder_source_without_a_folder_is_refused_and_takes_nothing_that_lies_about(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "here.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="a source of image files needs `path`: a folder, a pattern, or one file"):
+        len(open_source("image/folder", {}, {}))

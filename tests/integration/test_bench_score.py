@@ -183,6 +183,25 @@ def test_the_rate_is_that_of_the_coded_files(folders, tmp_path):
     _, document, _ = run(ref, rec, "-o", tmp_path / "out", "--measures", "psnr,rate", "--coded", coded)
     rate = next(r for r in document["results"] if r["metric"] not in ("psnr",))
     assert rate["value"] == pytest.approx(480 * 8 / (40 * 48))
+    (coded / "b.bin").unlink()
+    code, document, said = run(ref, rec, "-o", tmp_path / "out", "--measures", "psnr,rate", "--coded", coded)
+    assert code == 1
+    assert f"b.png: has no coded file in {coded}" in said
+    rate = next(r for r in document["results"] if r["metric"] not in ("psnr",))
+    assert (rate["n"], rate["value"]) == (2, pytest.approx(480 * 8 / (40 * 48)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no file has the name of one in"):
+        match_folders(ref, rec, coded=tmp_path / "empty")
+
+
+def test_figures_by_a_task_of_a_suite_stand_beside_those_of_the_suite(tmp_path):
+    ref, rec = tmp_path / "ref", tmp_path / "rec"
+    for number in range(2):
+        picture(rec / f"{number}.png", worse(picture(ref / f"{number}.png", noise(number, 260, 300)), 5))
+    arguments = ("--suite", "mini-images", "--task", "photos", "--measures", "psnr")
+    code, document, _ = run(ref, rec, "-o", tmp_path / "out", *arguments)
+    assert (code, document["suite"], document["version"]) == (0, "mini-images", 1)
+    assert list(values(document, "photos")) == ["psnr"]
 
 
 def test_clips_and_pictures_in_one_folder(tmp_path):
@@ -269,7 +288,12 @@ def test_an_exact_name_wins_over_one_without_suffix(tmp_path):
 
 
 def test_a_suite_with_several_tasks_of_a_kind_asks_which():
-    assert suite_of(["image"], "image-recon", "coco").tasks["image"].prepare["crop"] == 256
-    assert suite_of(["image"], "image-recon").tasks["image"].measures  # both tasks have one protocol
+    suite, names = suite_of(["image"], "image-recon", "coco")
+    assert (names, suite.tasks["coco"].prepare["crop"]) == ({"image": "coco"}, 256)
+    suite, names = suite_of(["image"], "image-recon")  # both tasks have one protocol, and no name of theirs fits
+    assert names == {"image": "image"}
+    assert suite.tasks["image"].measures
+    suite, names = suite_of(["video"], "video-recon", "davis")
+    assert list(suite.tasks) == ["davis"]
     with pytest.raises(ConfigError, match="choose one: --task"):
         suite_of(["image"], "mini-images")

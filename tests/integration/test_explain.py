@@ -214,6 +214,7 @@ def test_files_that_cannot_be_used_are_named_and_left_out(model: Path, tmp_path:
         (["--data", "image/shapes", "--losses", "l1"], "must be a mapping"),
         (["--data", "image/shape"], "Did you mean 'image/shapes'"),
         (["--data", "image/shapes", "--losses", "{l3: 1}"], "unknown loss 'l3'"),
+        (["--data", "image/shapes", "--points", "4"], "landscape: 4 points must be odd and at least 3"),
         ([], "give --data SOURCE"),
     ],
 )

@@ -46,6 +46,33 @@ def test_best_by_the_direction_of_each_metric(tmp_path: Path) -> None:
     assert found.differences == []
 
 
+def test_a_damaged_run_is_named_and_the_others_are_compared(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", [record("psnr", 30.0)])
+    write_run(tmp_path, "b", [record("psnr", 31.0)])
+    (damaged,) = tmp_path.rglob("b/results.json")
+    damaged.write_text(damaged.read_text()[:40])
+    broken: list[DataError] = []
+    assert [run.label for run in find_runs([tmp_path], broken)] == ["a"]
+    assert [error.path for error in broken] == [str(damaged)]
+    assert "is not JSON" in broken[0].reason
+    assert broken[0].reason.endswith("remove it, and the command of the run makes it again")
+    done = CliRunner().invoke(app, ["compare", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "30.00" in done.stdout
+    assert done.stderr.splitlines()[-1] == f"left out: {broken[0]}"
+    with pytest.raises(DataError, match="is not JSON"):
+        find_runs([damaged], broken)
+
+
+def test_rows_of_several_suites_say_of_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    write_run(tmp_path / "x", "a", [record("psnr", 30.0)], suite="one")
+    write_run(tmp_path / "y", "b", [record("psnr", 31.0)], suite="two")
+    done = CliRunner().invoke(app, ["compare", str(tmp_path)])
+    rows = [line.split() for line in done.stdout.splitlines() if "psnr" in line]
+    assert [row[0] for row in rows] == ["one", "two"]
+
+
 @pytest.mark.parametrize("null", ["identity", "splats", "random"])
 def test_what_codes_nothing_does_not_compete(tmp_path: Path, null: str) -> None:
     for name, value in (("a", 30.0), ("b", 31.0), (null, 100.0)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from bench_made import pictures
 from PIL import Image
 from typer.testing import CliRunner
 
-from tok4d.errors import Tok4dError
+from tok4d.errors import DataError, Tok4dError
 from tok4d.modality import Sample
 from tok4d.testing import tiny_tokenizer
 from tok4d_bench.cli.app import app
@@ -172,6 +173,14 @@ def test_values_whose_mean_is_not_the_figure_are_not_shown(made: Path) -> None:
     for record in run.content["results"]:
         record["value"] = 1.0
     assert per_sample(run, "noise") == []
+
+
+def test_values_that_were_deleted_are_missed(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "runs/made/jpeg_4bpp", tmp_path / "run")
+    (tmp_path / "run/noise/samples.parquet").unlink()
+    (run,) = find_runs([tmp_path])
+    with pytest.raises(DataError, match=r"samples.parquet: is not there any more; the command of the run makes it"):
+        per_sample(run, "noise")
 
 
 def values(*numbers: float, higher: bool = True) -> PerSample:

@@ -96,13 +96,14 @@ def _fill(plan: Plan, subject: Subject, work: Work) -> None:
     if plan.data is None or not plan.slots:
         return
     _check_texts(plan, subject)
+    if lacking := [n for n in range(plan.groups) if any(n not in store.groups() for store in _stores(plan.slots))]:
+        work.report(f"{plan.name}: {len(lacking)} of {plan.groups} groups of {plan.spec.inner_batch} samples to do")
     _try_failed(plan, subject, work)
     _try_first(plan, subject, work)
     missing: _Missing = {id(store): set(range(plan.groups)) - store.groups() for store in _stores(plan.slots)}
     numbers = [n for n in range(plan.groups) if work.world.owns(n) and any(n in lacks for lacks in missing.values())]
     if not numbers:
         return
-    work.report(f"{plan.name}: {len(numbers)} of {plan.groups} groups of {plan.spec.inner_batch} samples to do")
     groups = read_groups(plan.data, numbers, plan.spec.inner_batch, work.batch_size, work.workers)
     with ExitStack() as stack:
         writers = {id(store): stack.enter_context(Writer(store)) for store in _stores(plan.slots)}

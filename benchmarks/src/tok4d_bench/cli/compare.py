@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from tok4d.cli.console import emit, note, table
+from tok4d.errors import DataError
 from tok4d_bench.cli.options import JSON
 
 if TYPE_CHECKING:
@@ -41,15 +43,24 @@ def compare(
 
     if out is not None and out.suffix.lower() not in FORMATS:
         raise ConfigError(f"-o {out}: must end in {' or '.join(FORMATS)}")
-    comparison = make(find_runs(runs), parse_anchors(anchors), seeds, suite)
+    broken: list[DataError] = []
+    comparison = make(find_runs(runs, broken), parse_anchors(anchors), seeds, suite)
     if out is not None:
         _write(comparison, out)
         note(f"wrote {out}")
     emit(comparison.as_dict(), as_json, lambda: _render(comparison))
+    name_broken(broken)
+
+
+def name_broken(broken: Sequence[DataError]) -> None:
+    """Results files that could not be used: named, and exit code 1."""
+    for error in broken:
+        note(f"left out: {error}")
+    if broken:
+        raise typer.Exit(1)
 
 
 def _write(comparison: Comparison, out: Path) -> None:
-    from tok4d.errors import DataError
     from tok4d.weights.folder import write_text
     from tok4d_bench.compare.markdown import markdown
     from tok4d_bench.report.page import comparison_page
@@ -66,11 +77,14 @@ def _render(comparison: Comparison) -> None:
     from tok4d_bench.compare.markdown import direction, spread_word
 
     typer.echo(", ".join(comparison.suites))
+    several = len(comparison.suites) > 1
     rows = []
     for row in comparison.rows:
         if row.measured:
-            rows.append((row.task, f"{row.metric}{direction(row)}", row.unit, row.n, *map(_marked, row.cells)))
-    table(("task", "metric", "unit", "n", *(column.label for column in comparison.columns)), rows, keys=4)
+            place = (row.suite, row.task) if several else (row.task,)
+            rows.append((*place, f"{row.metric}{direction(row)}", row.unit, row.n, *map(_marked, row.cells)))
+    keys = (*(("suite",) if several else ()), "task", "metric", "unit", "n")
+    table((*keys, *(column.label for column in comparison.columns)), rows, keys=len(keys))
     typer.echo(f"* best of one protocol, ≠ another protocol, † published; {spread_word(comparison)}")
     for one in comparison.differences:
         values = "; ".join(f"{value} ({', '.join(labels)})" for value, labels in one.values)

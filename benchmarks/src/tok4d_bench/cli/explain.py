@@ -48,8 +48,10 @@ def explain(
     wanted = _parts(parts)
     changes = {key: _yaml(f"--{key}", text) for key, text in (("options", options), ("losses", losses)) if text}
     from tok4d.cli.files import load_model, make_folder
+    from tok4d_bench.explain.landscape import check_plane
     from tok4d_bench.explain.subject import make_case, task_of
 
+    check_plane(points, radius)
     chosen = task_of(curriculum, stage, task, data, changes)
     loaded = load_model(model, device)
     case = make_case(loaded.model, chosen, limit, side, loaded.device)

@@ -8,7 +8,8 @@ from typing import Any
 import typer
 
 from tok4d.cli.console import emit, note
-from tok4d_bench.cli.compare import ANCHORS, RUNS, SEEDS, SUITE_FILE
+from tok4d.errors import DataError
+from tok4d_bench.cli.compare import ANCHORS, RUNS, SEEDS, SUITE_FILE, name_broken
 from tok4d_bench.cli.options import DATA, JSON, parse_folders
 
 
@@ -39,7 +40,8 @@ def report(
     asked = Asked(parse_anchors(anchors), seeds, suite, samples, by, model, parse_folders(data), device)
     if not as_json:
         asked.report = note
-    made = write_report(find_runs(runs), out, asked)
+    broken: list[DataError] = []
+    made = write_report(find_runs(runs, broken), out, asked)
     for text in made.said:
         note(text)
     found: dict[str, Any] = {
@@ -49,3 +51,4 @@ def report(
         **made.comparison.as_dict(),
     }
     emit(found, as_json, lambda: typer.echo(f"wrote {out / 'index.html'}: {len(made.exhibits)} samples"))
+    name_broken(broken)

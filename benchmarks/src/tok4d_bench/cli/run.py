@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tok4d.cli.console import emit, note, progress, table
+from tok4d.cli.files import make_folder
 from tok4d.errors import ConfigError, Tok4dError
 from tok4d_bench.cli.options import DATA, JSON, LIMIT, SUITE, TASKS, check_names, parse_folders, split_names
 from tok4d_bench.cli.sources import named
@@ -71,6 +72,7 @@ def run(
         world = World(0, processes)
     settings = Settings(threads, seed, device)
     work = Work(out, folders, chosen, limit, batch_size, workers, settings, world, report=note)
+    make_folder(out)
     with _others(arguments, processes, threads) as work.alive:
         documents = _run(loaded, model, beside, dtype, work, as_json)
     if world.rank == 0:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tok4d.cli.console import emit, note, progress
+from tok4d.cli.files import make_folder
 from tok4d.errors import ConfigError, DataError
 from tok4d.plugins.registry import names
 from tok4d_bench.cli.options import JSON, LIMIT, split_names
@@ -59,20 +60,23 @@ def score(
     _refuse_same(originals, restored)
     matched = match_folders(originals, restored, modality, coded)
     options, chosen = read_options(read), read_options(prepare)
-    asked = _suite(matched, suite, task, chosen, split_names(measures))
+    asked, names_of = _suite(matched, suite, task, chosen, split_names(measures))
     data = {
-        owner: PairData(
-            originals.resolve().name, owner, pairs, Prepare.parse(asked.tasks[owner].prepare), limit, options
+        (called := names_of[owner]): PairData(
+            originals.resolve().name, owner, pairs, Prepare.parse(asked.tasks[called].prepare), limit, options
         )
         for owner, pairs in matched.pairs.items()
     }
+    make_folder(out)
     _choose_metrics(asked, data)
     subject = FilesSubject(restored, matched.pairs, name)
     with progress(None, subject.name, as_json) as advance:
         work = Work(out, workers=workers, settings=Settings(threads), data=data, report=note, advance=advance)
         document = run_suite(asked, subject, work)
     assert document is not None
-    document.bad += [{"task": "", "key": key, "reason": f"has no original in {originals}"} for key in matched.alone]
+    for folder, lonely in ((originals, matched.alone), (coded, matched.uncoded)):
+        what = "original" if folder is originals else "coded file"
+        document.bad += [{"task": "", "key": key, "reason": f"has no {what} in {folder}"} for key in lonely]
     document.write(document_path(out, asked, subject))
     emit(document.as_dict(), as_json, lambda: _render([document]))
     _leave([document])
@@ -83,8 +87,10 @@ def _refuse_same(originals: Path, restored: Path) -> None:
         raise ConfigError(f"{originals} is given as both folders; compared with themselves files are perfect")
 
 
-def _suite(matched: Matched, suite: str, task: str, prepare: dict[str, Any], measures: Sequence[str]) -> Suite:
-    """The tasks, measures of each as asked for; a measure with a modality's name belongs to that one alone."""
+def _suite(
+    matched: Matched, suite: str, task: str, prepare: dict[str, Any], measures: Sequence[str]
+) -> tuple[Suite, dict[str, str]]:
+    """The tasks and their names by modality, with the measures asked for; one with a modality's name is its alone."""
     from tok4d_bench.score.suite import suite_of
 
     owners = list(matched.pairs)
@@ -98,8 +104,8 @@ def _choose_metrics(asked: Suite, data: dict[str, PairData]) -> None:
     """Of data that are no pictures: of the metrics asked for those that can compare the first pair."""
     from tok4d_bench.score.suite import default_measures, usable_metrics
 
-    for owner, pairs in data.items():
-        spec = asked.tasks[owner]
+    for task, pairs in data.items():
+        spec, owner = asked.tasks[task], pairs.modality
         if default_measures(owner):  # pictures: all measures compare them
             continue
         usable, refused = usable_metrics(owner, _first(pairs))

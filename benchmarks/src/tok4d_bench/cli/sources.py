@@ -14,8 +14,12 @@ from tok4d.errors import ConfigError
 if TYPE_CHECKING:
     from tok4d_bench.data.samples import Thinned
 
-SOURCE = typer.Option(..., "--data", metavar="SOURCE", help="Source of samples, such as image/photos or video/clips.")
-OPTIONS = typer.Option("", "--options", metavar="YAML", help="Its options: '{split: val, size: 128}'.")
+SOURCE = typer.Option(
+    ..., "--data", metavar="SOURCE", help="Source of samples, such as image/photos (its side val), or image/folder."
+)
+OPTIONS = typer.Option(
+    "", "--options", metavar="YAML", help="Its options: '{split: all, size: 128}', '{path: FOLDER}'."
+)
 
 
 def leave_out(bad: Sequence[Mapping[str, str]]) -> None:
@@ -54,7 +58,7 @@ def parse_options(text: str) -> dict[str, Any]:
 
 
 def open_source(source: str, options: Mapping[str, Any], prepare: Mapping[str, Any], limit: int = 0) -> Thinned:
-    """A source's samples, prepared; on its side `val` where it has sides and the options say nothing else.
+    """A source's samples, prepared: of a recipe its side `val`, of your own files all, unless the options say more.
 
     Raises:
         Tok4dError: for an unknown source or option, and data that is not there.
@@ -66,7 +70,8 @@ def open_source(source: str, options: Mapping[str, Any], prepare: Mapping[str, A
     from tok4d_bench.data.build import open_data
 
     chosen = dict(options)
-    if "split" in {field.name for field in fields(source_factory(source))}:
+    known = {field.name for field in fields(source_factory(source))}
+    if "split" in known and "path" not in known:
         chosen.setdefault("split", "val")
     spec = TaskSpec(data={"source": source, "options": chosen}, prepare=dict(prepare))
     return open_data(spec, {}, limit)

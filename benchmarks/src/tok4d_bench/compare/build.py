@@ -17,7 +17,7 @@ from tok4d_bench.compare.runs import Run, seedless
 from tok4d_bench.contracts import Suite
 from tok4d_bench.fingerprint import fingerprint
 
-NO_CONTEST = ("bits_per_pixel", "tokens_per_sample")  # what a subject spends: less is no merit by itself
+NO_CONTEST = ("bits_per_pixel", "tokens_per_sample", "peak_memory")  # what a subject spends: less is no merit by itself
 
 PUBLISHED = " †"  # after the names of published methods
 

@@ -62,20 +62,32 @@ class Run:
         return str(self.protocol(record).get("measure.name", record["metric"]))
 
 
-def find_runs(paths: Sequence[Path]) -> list[Run]:
+def find_runs(paths: Sequence[Path], broken: list[DataError] | None = None) -> list[Run]:
     """All runs below folders (`OUT`, `OUT/SUITE` or `OUT/SUITE/SUBJECT`) or of results files, each once.
+
+    Args:
+        broken: receives the errors of results files that cannot be used, beside others that can.
 
     Raises:
         DataError: for a path that holds none, or a results file that cannot be used.
     """
+    lost: list[DataError] = []
     found: dict[Path, Run] = {}
     for path in paths:
         files = [path] if path.is_file() else sorted(path.rglob(RESULTS))
         if not files:
             raise DataError(path, f"holds no {RESULTS}; `tok4d bench run SUITE -m MODEL -o FOLDER` writes them")
         for file in files:
-            if (key := file.resolve()) not in found:
+            if (key := file.resolve()) in found:
+                continue
+            try:
                 found[key] = Run(file.parent, _checked(file))
+            except DataError as error:
+                lost.append(DataError(file, f"{error.reason}; remove it, and the command of the run makes it again"))
+    if lost and (broken is None or not found):
+        raise lost[0]
+    if broken is not None:
+        broken += lost
     runs = list(found.values())
     _label(runs)
     return runs

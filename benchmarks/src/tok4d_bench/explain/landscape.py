@@ -46,6 +46,12 @@ class Landscape:
         return sum(border) / len(border) / self.centre if self.centre else float("inf")
 
 
+def check_plane(points: int, radius: float) -> None:
+    """Refuse an even number of points, fewer than 3, or a radius that is not positive, as ConfigError."""
+    if points < 3 or points % 2 == 0 or not 0 < radius < float("inf"):
+        raise ConfigError(f"landscape: {points} points must be odd and at least 3, and the radius {radius} positive")
+
+
 def landscape(
     case: Case,
     batches: Sequence[Batch] | None = None,
@@ -68,8 +74,7 @@ def landscape(
     Raises:
         ConfigError: for an even number of points, fewer than 3, or a radius that is not positive.
     """
-    if points < 3 or points % 2 == 0 or not 0 < radius < float("inf"):
-        raise ConfigError(f"landscape: {points} points must be odd and at least 3, and the radius {radius} positive")
+    check_plane(points, radius)
     chosen = list(case.batches if batches is None else batches)
     axes = [random_direction(case.model, seed, axis) for axis in (0, 1)]
     half = points // 2

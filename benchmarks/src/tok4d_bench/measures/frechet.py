@@ -129,7 +129,8 @@ class FrechetDistance(FeatureMeasure):
     ) -> Iterator[Value]:
         for part, value, error in zip(("mean", "covariance"), (whole.mean, whole.covariance), errors, strict=True):
             if n < TRUSTED * width:
-                why = f"{n} samples for {width} features: needs {TRUSTED} a feature; give pca: {max(1, n // TRUSTED)}"
+                least = f"give pca: {n // TRUSTED}" if n >= TRUSTED else f"give at least {TRUSTED} samples"
+                why = f"{n} samples for {width} features: needs {TRUSTED} a feature; {least}"
                 yield nothing(f"{name}/{part}", why, n=n, higher_is_better=False)
             else:
                 share = f"{value / whole.total:.1%} of {name}" if whole.total > 0 else ""

@@ -18,7 +18,7 @@ from tok4d_bench.measures.codes import pixels
 from tok4d_bench.statistics.blocks import column
 
 MEGA = 1e6
-PEAK = "of the process while it reconstructs, data included, or of its CUDA device"
+PEAK = "of the process while it reconstructs, with data and what earlier subjects left, or of its CUDA device"
 LIFELONG = "; of all that it did before too: this system does not forget a peak"
 
 

@@ -112,7 +112,7 @@ def write_report(runs: Sequence[Run], out: Path, asked: Asked) -> Report:
             [(use, _code_charts(use)) for run in runs for use in code_uses(run)],
             shown,
             _missing_nulls(runs, suites),
-            said,
+            list(dict.fromkeys(said)),
         )
         write_text(out / "index.html", report_page(report))
     except OSError as error:

@@ -72,6 +72,8 @@ class Remaker:
         from tok4d_bench.subjects import kind_names, load_subject, parse_spec
         from tok4d_bench.subjects.spec import gone
 
+        if run.facts.get("kind") == "files":
+            raise Tok4dError(f"{run.label} is a folder of files, and its pairs are not shown here; its figures are")
         recorded = str(run.content.get("spec") or "")
         tried = list(dict.fromkeys([*self.specs, *([recorded] if recorded else [])]))
         for spec in tried:

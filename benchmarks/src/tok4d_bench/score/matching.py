@@ -33,10 +33,12 @@ class Matched:
     Attributes:
         pairs: by modality, in the order of their keys.
         alone: relative paths of reconstructions without an original.
+        uncoded: of originals without a coded file, where a folder of those is given.
     """
 
     pairs: dict[str, tuple[Match, ...]]
     alone: tuple[str, ...]
+    uncoded: tuple[str, ...] = ()
 
 
 def match_folders(originals: Path, restored: Path, name: str | None = None, coded: Path | None = None) -> Matched:
@@ -75,7 +77,13 @@ def match_folders(originals: Path, restored: Path, name: str | None = None, code
     if not taken:
         raise DataError(restored, f"no file has the name of one in {originals}, such as {sides[0][0]}")
     alone = tuple(path.as_posix() for path in sides[1] if path not in taken)
-    return Matched({owner: tuple(items) for owner, items in sorted(found.items())}, alone)
+    pairs = {owner: tuple(items) for owner, items in sorted(found.items())}
+    if coded is None:
+        return Matched(pairs, alone)
+    uncoded = tuple(item.key for items in pairs.values() for item in items if item.coded is None)
+    if len(uncoded) == len(sides[0]):
+        raise DataError(coded, f"no file has the name of one in {originals}, such as {sides[0][0]}")
+    return Matched(pairs, alone, uncoded)
 
 
 def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:

@@ -34,8 +34,9 @@ def suite_of(
     task: str = "",
     prepare: Mapping[str, Any] | None = None,
     measures: Mapping[str, Sequence[Any]] | None = None,
-) -> Suite:
-    """One reconstruction task a modality.
+) -> tuple[Suite, dict[str, str]]:
+    """One reconstruction task a modality, and its name by modality: that of the suite's task where it is clear, so that
+    the figures stand beside others of it.
 
     Args:
         owners: modalities.
@@ -47,11 +48,12 @@ def suite_of(
     Raises:
         ConfigError: for a suite or task that is not there or measures another modality.
     """
-    tasks = {}
+    tasks, names = {}, {}
     given = load_suite(suite) if suite else None
     for owner in owners:
-        spec = _task_of(given, task, owner) if given is not None else TaskSpec()
-        tasks[owner] = TaskSpec(
+        name, spec = (owner, TaskSpec()) if given is None else _task_of(given, task, owner)
+        names[owner] = name
+        tasks[name] = TaskSpec(
             kind="reconstruction",
             data={"layout": "pairs"},
             prepare={**spec.prepare, **(prepare or {})},
@@ -60,8 +62,8 @@ def suite_of(
             anchors=spec.anchors,
         )
     if given is None:
-        return Suite("score", 1, "Two folders of files", tasks)
-    return Suite(given.name, given.version, given.summary, tasks)
+        return Suite("score", 1, "Two folders of files", tasks), names
+    return Suite(given.name, given.version, given.summary, tasks), names
 
 
 def default_measures(owner: str) -> list[Any]:
@@ -91,7 +93,8 @@ def usable_metrics(owner: str, sample: Sample) -> tuple[list[str], dict[str, str
     return usable, refused
 
 
-def _task_of(suite: Suite, task: str, owner: str) -> TaskSpec:
+def _task_of(suite: Suite, task: str, owner: str) -> tuple[str, TaskSpec]:
+    """A suite's task of a modality, called like the modality where several measure alike."""
     found = {
         name: spec
         for name, spec in suite.tasks.items()
@@ -102,4 +105,5 @@ def _task_of(suite: Suite, task: str, owner: str) -> TaskSpec:
         raise ConfigError(f"suite {suite.name} has no {what} of {owner}; its tasks are {', '.join(suite.tasks)}")
     if len({str(spec.prepare) + str(spec.measures) for spec in found.values()}) > 1:
         raise ConfigError(f"suite {suite.name} has several tasks of {owner}, choose one: --task {', '.join(found)}")
-    return next(iter(found.values()))
+    name, spec = next(iter(found.items()))
+    return (name if len(found) == 1 else owner), spec

@@ -185,7 +185,10 @@ class FolderSource(Source):
 
         Raises:
             DataError: when nothing readable is found.
+            ConfigError: without a path.
         """
+        if not self.path:
+            raise ConfigError(f"a source of {self.modality} files needs `path`: a folder, a pattern, or one file")
         found = find_files(self.path, self.host.suffixes)
         kept = [found[i] for i in split_groups([path.stem for path in found], self.split, self.folds, self.fold)]
         if not kept:
