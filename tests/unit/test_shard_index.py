@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 from tok4d.cli.main import app
 from tok4d.config.schema import StageConfig, TaskConfig
-from tok4d.data import shard_index, shards
+from tok4d.data import shard_entries, shard_index, shards
 from tok4d.data.batches import Batch, StageBatches
 from tok4d.data.order import BlockOrder
-from tok4d.data.shard_index import entries_of, index_file, read_index, write_index
+from tok4d.data.shard_index import index_file, read_index, write_index
 from tok4d.data.shards import expand, index_shard
 from tok4d.data.storage import Stored, is_url
 from tok4d.errors import ConfigError, DataError, Tok4dError
@@ -76,7 +76,7 @@ def no_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(shard: object) -> None:
         raise AssertionError(f"{shard} was scanned")
 
-    monkeypatch.setattr(shard_index, "index_shard", refuse)
+    monkeypatch.setattr(shard_entries, "index_shard", refuse)
 
 
 def test_an_index_holds_what_the_headers_hold_and_takes_their_place(folder: Path, monkeypatch):
@@ -94,7 +94,7 @@ def test_an_index_holds_what_the_headers_hold_and_takes_their_place(folder: Path
         write_index(path)
     no_scan(monkeypatch)
     source = ImageShards("image", path=str(folder))
-    assert source.entries == plain.entries
+    assert list(source.entries) == list(plain.entries)
     assert torch.equal(source.load(7).data["image"], plain.load(7).data["image"])
     assert (source.load(7).caption, source.load(7).label) == ("picture 7", 1)
     assert sorted(path.name for path in folder.iterdir())[:2] == ["s-000.tar", "s-000.tar.index"], "nothing else stays"
@@ -245,11 +245,11 @@ def test_what_is_wrong_with_stored_shards_is_said(bucket: str):
 def test_a_stored_index_is_stale_when_the_shard_was_put_anew(bucket: str):
     shard = Stored(f"{bucket}/s-000.tar")
     write_index(shard)
-    assert entries_of([shard]) == index_shard(shard)
+    assert read_index(shard) == index_shard(shard)
     content = shard.read()
     shard.write(content)
     with pytest.raises(DataError, match=r"s-000\.tar\.index: belongs to another content"):
-        entries_of([shard])
+        read_index(shard)
 
 
 def test_fsspec_is_imported_on_first_use():

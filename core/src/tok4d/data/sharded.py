@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from typing import ClassVar
 
 from tok4d.data.order import BlockOrder
-from tok4d.data.shard_index import entries_of
+from tok4d.data.shard_entries import Entries
 from tok4d.data.shards import Entry, expand
-from tok4d.data.source import Source, split_groups
+from tok4d.data.source import Source
 from tok4d.errors import ConfigError, DataError, unknown_name
 
 ORDERS = ("shuffled", "blocks")
+_SHUFFLED_BYTES = 256_000_000  # of indices: about 2.6 million samples of three members, before they are read again
 
 
 @dataclass
@@ -21,7 +21,8 @@ class ShardSource(Source):
     """Samples of WebDataset tars; `.txt` is the caption, `.cls` the label, `.json` may hold both. A base for plugins.
 
     Other fields of the `.json` land in `meta["json"]`. Samples without a member of `extensions` are left out. An index
-    beside a shard (`tok4d data index`) is used in place of the tar's headers.
+    beside a shard (`tok4d data index`) is used in place of the tar's headers, and read when one of its samples is asked
+    for; few indices are held at a time.
 
     Class attributes:
         extensions: those of the main member, without the dot; the first that a sample has counts.
@@ -50,18 +51,22 @@ class ShardSource(Source):
             raise ConfigError(f"window must be a whole number of shards of at least 1, got {self.window!r}")
 
     @cached_property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Entries:
         """Samples on this side of the split, in order of shard and member.
 
         Raises:
             DataError: when a shard is missing, damaged or truncated, an index is stale, or nothing is left.
             Tok4dError: when the driver of a URL's protocol is not installed.
         """
-        found = [entry for entry in entries_of(expand(self.path)) if entry.first_of(self.extensions)]
-        kept = [found[i] for i in split_groups([entry.key for entry in found], self.split, self.folds, self.fold)]
-        if not kept:
-            raise DataError(self.path, f"no {self.noun} on the {self.split!r} side of the split ({len(found)} in all)")
-        return kept
+        # A batch may take from two windows, and is looked through once for its tokens and once to be loaded.
+        budget = 0 if self.order == "blocks" else _SHUFFLED_BYTES
+        found = Entries(expand(self.path), self.extensions, 2 * self.window, budget)
+        count = len(found)
+        if self.split != "all":
+            found.keep_side(self.split, self.folds, self.fold)
+        if not found:
+            raise DataError(self.path, f"no {self.noun} on the {self.split!r} side of the split ({count} in all)")
+        return found
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -81,14 +86,9 @@ class ShardSource(Source):
             return super().ordered(offset, key)
         if key not in self._blocks:
             self._blocks.clear()  # of the epoch before
-            self._blocks[key] = BlockOrder(self._counts, self.window, key)
+            self._blocks[key] = BlockOrder(self.entries.counts(), self.window, key)
         return self._blocks[key].at(offset)
 
     @cached_property
     def _blocks(self) -> dict[int, BlockOrder]:
         return {}
-
-    @cached_property
-    def _counts(self) -> list[int]:
-        """Samples of every shard."""
-        return [len(list(group)) for _, group in groupby(self.entries, key=lambda entry: entry.shard)]
