@@ -50,7 +50,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     suite = load_suite(folder / "made.yaml")
     for spec in ("identity", "jpeg,bpp=1", "jpeg,bpp=2"):
         run_suite(suite, load_subject(spec), Work(folder / "runs"))
-    asked = Asked(["table4_image_recon"], suite=str(folder / "made.yaml"))
+    asked = Asked(["table4_image_recon"], suites=[str(folder / "made.yaml")])
     found = write_report(find_runs([folder / "runs"]), folder / "page", asked)
     assert found.said == []
     return folder / "page" / "index.html"

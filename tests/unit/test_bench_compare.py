@@ -169,7 +169,7 @@ def test_published_figures_stand_beside_with_what_is_unknown(tmp_path: Path) -> 
     suite = tmp_path / "made.yaml"
     suite.write_text(yaml.safe_dump({"name": "made", "tasks": {"photos": task}}))
     write_run(tmp_path, "a", [record("psnr", 30.0), record("ssim", 0.9)])
-    found = compare(find_runs([tmp_path]), ["SD-VAE"], suite=str(suite))
+    found = compare(find_runs([tmp_path]), ["SD-VAE"], suites=[str(suite)])
     assert [(column.label, column.kind) for column in found.columns] == [("a", "run"), ("SD-VAE †", "published")]
     values = [[None if cell is None else cell.value for cell in one.cells] for one in found.rows]
     assert values == [[30.0, 26.26], [0.9, None]]

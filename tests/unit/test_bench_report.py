@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_samples_are_those_of_the_run(made: Path, tmp_path: Path) -> None:
-    found = write_report(find_runs([made / "runs"]), tmp_path, Asked(suite=str(made / "made.yaml")))
+    found = write_report(find_runs([made / "runs"]), tmp_path, Asked(suites=[str(made / "made.yaml")]))
     assert found.said == []
     table = parquet.read_table(made / "runs/made/jpeg_4bpp/noise/samples.parquet").to_pydict()
     order = np.argsort(table["psnr.psnr"])
@@ -64,7 +64,7 @@ def test_samples_are_those_of_the_run(made: Path, tmp_path: Path) -> None:
 
 
 def test_the_page_refers_to_what_is_there(made: Path, tmp_path: Path) -> None:
-    found = write_report(find_runs([made / "runs"]), tmp_path, Asked(suite=str(made / "made.yaml")))
+    found = write_report(find_runs([made / "runs"]), tmp_path, Asked(suites=[str(made / "made.yaml")]))
     page = (tmp_path / "index.html").read_text()
     sources = re.findall(r'(?:src|poster|href)="([^"#]+)"', page)
     assert len(sources) == 3 * 5
@@ -84,7 +84,7 @@ def test_another_model_or_other_data_is_said_and_not_shown(made: Path, tmp_path:
         content = json.loads(kept)
         content["subject"]["digest"] = "0" * 64
         path.write_text(json.dumps(content))
-        found = write_report(find_runs([made / "runs"]), tmp_path, Asked(suite=str(made / "made.yaml")))
+        found = write_report(find_runs([made / "runs"]), tmp_path, Asked(suites=[str(made / "made.yaml")]))
     finally:
         path.write_text(kept)
     assert [len(one.pairs) for one in found.exhibits] == [1, 1, 1]
@@ -92,7 +92,7 @@ def test_another_model_or_other_data_is_said_and_not_shown(made: Path, tmp_path:
     assert "jpeg@8bpp: no subject of digest 000000000000" in found.said[0]
     pictures(made / "data", COUNT + 1, 32)
     try:
-        found = write_report(find_runs([made / "runs"]), tmp_path, Asked(suite=str(made / "made.yaml")))
+        found = write_report(find_runs([made / "runs"]), tmp_path, Asked(suites=[str(made / "made.yaml")]))
     finally:
         (made / "data" / f"{COUNT:02d}.png").unlink()
     assert found.exhibits == []
@@ -110,7 +110,8 @@ def test_a_figure_that_is_not_the_same_any_more_is_said(made: Path, tmp_path: Pa
     values[order[-1]] += 1  # the mean stays
     try:
         parquet.write_table(table.set_column(place, "psnr.psnr", [values]), path)
-        found = write_report(find_runs([made / "runs/made/jpeg_4bpp"]), tmp_path, Asked(suite=str(made / "made.yaml")))
+        runs = find_runs([made / "runs/made/jpeg_4bpp"])
+        found = write_report(runs, tmp_path, Asked(suites=[str(made / "made.yaml")]))
     finally:
         path.write_bytes(kept)
     assert len(found.said) == 2

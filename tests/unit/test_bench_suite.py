@@ -14,7 +14,7 @@ from tok4d_bench.adapter import MetricMeasure, label_of, make_measure
 from tok4d_bench.contracts import Suite, TaskSpec
 from tok4d_bench.data.layouts import LAYOUTS, data_name
 from tok4d_bench.prepare import Prepare
-from tok4d_bench.suite import load_suite, measure_entries, parse_suite, select, suite_names
+from tok4d_bench.suite import known_suites, load_suite, measure_entries, parse_suite, select, suite_names
 
 SHIPPED = sorted(path.stem for path in (Path(__file__).parents[2] / "benchmarks/src/tok4d_bench/suites").glob("*.yaml"))
 TASK = {"data": {"source": "image/shapes"}, "measures": ["psnr"]}
@@ -152,3 +152,13 @@ def test_any_metric_of_a_modality_is_a_measure() -> None:
         make_measure("image/psnr", {"net": 1})
     with pytest.raises(ConfigError, match=r"measure lpips: .*nett"):
         make_measure("lpips", {"nett": "vgg"})
+
+
+def test_suites_of_several_files_and_by_name(tmp_path: Path) -> None:
+    for name in ("mine", "smoke"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**suite(), "name": name, "version": 7}))
+    files = [str(tmp_path / f"{name}.yaml") for name in ("mine", "smoke")]
+    found = known_suites(["smoke", "image-recon", "gone"], files)
+    assert {name: one.version for name, one in found.items()} == {"mine": 7, "smoke": 7, "image-recon": 1}
+    with pytest.raises(ConfigError, match="no such suite file"):
+        known_suites([], [str(tmp_path / "gone.yaml")])

@@ -7,13 +7,14 @@ A suite comes from a folder `suites/` in one of the plugins' config folders, fro
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from tok4d.config.loader import read_yaml
-from tok4d.errors import ConfigError, unknown_name
+from tok4d.errors import ConfigError, Tok4dError, unknown_name
 from tok4d.options import from_options
 from tok4d.plugins.registry import config_dirs, lookup, names
 from tok4d_bench.contracts import Suite, TaskSpec
@@ -63,6 +64,20 @@ def parse_suite(content: Mapping[str, Any], name: str, where: str) -> Suite:
         raise ConfigError(f"{where}: has no tasks")
     suite.tasks = {str(task): _task(f"{where}: tasks.{task}", spec) for task, spec in suite.tasks.items()}
     return suite
+
+
+def known_suites(wanted: Iterable[str], files: Sequence[str] = ()) -> dict[str, Suite]:
+    """Suites by name: those of files, and of `wanted` those that are known by name.
+
+    Raises:
+        ConfigError: for a file that holds no suite.
+    """
+    found = {suite.name: suite for suite in map(load_suite, files)}
+    for name in dict.fromkeys(wanted):
+        if name not in found:
+            with suppress(Tok4dError):
+                found[name] = load_suite(name)
+    return found
 
 
 def select(suite: Suite, tasks: list[str]) -> dict[str, TaskSpec]:

@@ -20,7 +20,9 @@ ANCHORS = typer.Option(
     "", "--anchors", metavar="NAME", help="Published tables or methods, comma-separated, or all: columns beside."
 )
 SEEDS = typer.Option(False, "--seeds", help="Runs of one subject with several seeds become their mean and deviation.")
-SUITE_FILE = typer.Option("", "--suite", help="The suite file, where its name is not enough to find it.")
+SUITE_FILES = typer.Option(
+    [], "--suite", metavar="FILE", help="A suite file, where its name is not enough to find it; several are allowed."
+)
 FORMATS = (".md", ".html")
 
 
@@ -29,7 +31,7 @@ def compare(
     anchors: str = ANCHORS,
     out: Path = typer.Option(None, "-o", "--out", help="Write it to a file: .md or .html."),
     seeds: bool = SEEDS,
-    suite: str = SUITE_FILE,
+    suites: list[str] = SUITE_FILES,
     as_json: bool = JSON,
 ) -> None:
     """Compare runs: one column a subject, the best marked, and every difference of protocol listed.
@@ -44,7 +46,7 @@ def compare(
     if out is not None and out.suffix.lower() not in FORMATS:
         raise ConfigError(f"-o {out}: must end in {' or '.join(FORMATS)}")
     broken: list[DataError] = []
-    comparison = make(find_runs(runs, broken), parse_anchors(anchors), seeds, suite)
+    comparison = make(find_runs(runs, broken), parse_anchors(anchors), seeds, suites)
     if out is not None:
         _write(comparison, out)
         note(f"wrote {out}")

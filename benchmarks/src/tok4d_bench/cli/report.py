@@ -9,7 +9,7 @@ import typer
 
 from tok4d.cli.console import emit, note
 from tok4d.errors import DataError
-from tok4d_bench.cli.compare import ANCHORS, RUNS, SEEDS, SUITE_FILE, name_broken
+from tok4d_bench.cli.compare import ANCHORS, RUNS, SEEDS, SUITE_FILES, name_broken
 from tok4d_bench.cli.options import DATA, JSON, parse_folders
 
 
@@ -22,7 +22,7 @@ def report(
     data: list[str] = DATA,
     anchors: str = ANCHORS,
     seeds: bool = SEEDS,
-    suite: str = SUITE_FILE,
+    suites: list[str] = SUITE_FILES,
     samples: int = typer.Option(
         1, "--samples", min=0, help="How many of the best, the middle and the worst of every task; 0: none."
     ),
@@ -37,7 +37,7 @@ def report(
     from tok4d_bench.compare.runs import find_runs
     from tok4d_bench.report.build import Asked, write_report
 
-    asked = Asked(parse_anchors(anchors), seeds, suite, samples, by, model, parse_folders(data), device)
+    asked = Asked(parse_anchors(anchors), seeds, suites, samples, by, model, parse_folders(data), device)
     if not as_json:
         asked.report = note
     broken: list[DataError] = []

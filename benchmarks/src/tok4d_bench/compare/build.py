@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from tok4d.errors import Tok4dError
 from tok4d_bench.anchors import AnchorColumn, Published, anchor_columns
 from tok4d_bench.compare.differences import differences, unstated
 from tok4d_bench.compare.model import Cell, Column, Comparison, Row, Source
 from tok4d_bench.compare.remarks import bad, facts, remarks, skipped
 from tok4d_bench.compare.runs import Run, seedless
-from tok4d_bench.contracts import Suite
 from tok4d_bench.fingerprint import fingerprint
+from tok4d_bench.suite import known_suites
 
 NO_CONTEST = ("bits_per_pixel", "tokens_per_sample", "peak_memory")  # what a subject spends: less is no merit by itself
 
@@ -28,14 +27,16 @@ class _Key(NamedTuple):
     metric: str
 
 
-def compare(runs: Sequence[Run], anchors: Sequence[str] = (), seeds: bool = False, suite: str = "") -> Comparison:
+def compare(
+    runs: Sequence[Run], anchors: Sequence[str] = (), seeds: bool = False, suites: Sequence[str] = ()
+) -> Comparison:
     """Compare runs with each other and with published figures.
 
     Args:
         runs: of `find_runs`.
         anchors: of `tok4d_bench.anchors.parse_anchors`.
         seeds: runs of one subject with several seeds become one column, their mean and standard deviation.
-        suite: path of the suite file where its name is not enough: it says where published values stand.
+        suites: files of suites whose names are not enough: they say where published values stand.
     """
     columns = sorted(_columns(runs, seeds), key=lambda column: column.null)  # what competes comes first
     ignored = ("seed",) if seeds else ()
@@ -43,7 +44,7 @@ def compare(runs: Sequence[Run], anchors: Sequence[str] = (), seeds: bool = Fals
     keys = list(dict.fromkeys(key for column in records for run in column for key in run))
     keys = sorted(keys, key=lambda key: [(k.suite, k.task) for k in keys].index((key.suite, key.task)))
     said = list(remarks(columns))
-    published, more = _published(runs, keys, anchors, suite)
+    published, more = _published(runs, keys, anchors, suites)
     said += more
     columns += [Column(label, "published", (), table) for label, (table, _) in published.items()]
     rows = [_row(key, records, [values.get(key) for _, values in published.values()], ignored) for key in keys]
@@ -157,15 +158,16 @@ _Found = dict[str, tuple[Published, dict[_Key, float]]]
 
 
 def _published(
-    runs: Sequence[Run], keys: Sequence[_Key], anchors: Sequence[str], file: str
+    runs: Sequence[Run], keys: Sequence[_Key], anchors: Sequence[str], files: Sequence[str]
 ) -> tuple[_Found, list[str]]:
     """Published methods by label, and what is to be said of them."""
     found: _Found = {}
     said: list[str] = []
     if not anchors:
         return found, said
+    suites = known_suites((run.suite for run in runs), files)
     for name in dict.fromkeys(run.suite for run in runs):
-        suite = _suite(name, file)
+        suite = suites.get(name)
         if suite is None:
             said.append(f"suite {name} is not known here, so that nothing says which published figures belong to it")
             continue
@@ -185,18 +187,6 @@ def _add(found: _Found, one: AnchorColumn, keys: Sequence[_Key]) -> None:
         if label in found and found[label][0] is not one.table:
             label = f"{one.method}, {one.table.name}{PUBLISHED}"
         found.setdefault(label, (one.table, {}))[1].update(own)
-
-
-def _suite(name: str, file: str) -> Suite | None:
-    from tok4d_bench.suite import load_suite
-
-    try:
-        suite = load_suite(file or name)
-    except Tok4dError:
-        if file:
-            raise
-        return None
-    return suite if suite.name == name else None
 
 
 def _sources(columns: Sequence[Column], rows: Sequence[Row]) -> list[Source]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tok4d.errors import DataError, Tok4dError
+from tok4d.errors import DataError
 from tok4d.weights.folder import write_text
 from tok4d_bench.compare.build import compare
 from tok4d_bench.compare.model import Comparison
@@ -27,6 +27,7 @@ from tok4d_bench.report.page import report_page
 from tok4d_bench.report.remake import Remaker
 from tok4d_bench.report.values import PerSample, per_sample
 from tok4d_bench.subjects.nulls import FIGURES
+from tok4d_bench.suite import known_suites
 
 RATE, DISTORTION = "bits_per_pixel", "psnr"
 
@@ -70,7 +71,7 @@ class Asked:
     """What a report is asked for.
 
     Attributes:
-        anchors, seeds, suite: as of `tok4d_bench.compare.build.compare`.
+        anchors, seeds, suites: as of `tok4d_bench.compare.build.compare`.
         samples: how many of the best, of the middle and of the worst of every task; 0: none.
         by: the metric by which they are chosen; empty: the first that has values per sample.
         specs, folders, device: as of `Remaker`.
@@ -79,7 +80,7 @@ class Asked:
 
     anchors: Sequence[str] = ()
     seeds: bool = False
-    suite: str = ""
+    suites: Sequence[str] = ()
     samples: int = 1
     by: str = ""
     specs: Sequence[str] = ()
@@ -94,8 +95,8 @@ def write_report(runs: Sequence[Run], out: Path, asked: Asked) -> Report:
     Raises:
         Tok4dError: for runs or files that cannot be used; samples that cannot be shown are no error but said.
     """
-    comparison = compare(runs, asked.anchors, asked.seeds, asked.suite)
-    suites = _suites(runs, asked.suite)
+    comparison = compare(runs, asked.anchors, asked.seeds, asked.suites)
+    suites = _suites(runs, asked.suites)
     if asked.by:
         check_metric(runs, asked.by)
     said: list[str] = []
@@ -180,20 +181,11 @@ def _code_charts(use: CodeUse) -> list[Chart]:
     return found
 
 
-def _suites(runs: Sequence[Run], file: str) -> dict[str, Suite]:
-    from tok4d_bench.suite import load_suite
-
-    found = {}
-    for run in runs:
-        try:
-            suite = load_suite(file or run.suite)
-        except Tok4dError:
-            if file:
-                raise
-            continue
-        if suite.name == run.suite and suite.version == run.content["version"]:
-            found[run.suite] = suite
-    return found
+def _suites(runs: Sequence[Run], files: Sequence[str]) -> dict[str, Suite]:
+    """The suites of the runs in the versions that these measured."""
+    found = known_suites((run.suite for run in runs), files)
+    versions = {run.suite: run.content["version"] for run in runs}
+    return {name: suite for name, suite in found.items() if suite.version == versions.get(name)}
 
 
 def _missing_nulls(runs: Sequence[Run], suites: Mapping[str, Suite]) -> list[str]:
