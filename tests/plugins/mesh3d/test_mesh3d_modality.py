@@ -83,7 +83,7 @@ def test_a_batch_decodes_as_its_samples_alone(tmp_path):
     [
         ({"veiws": 3}, "Did you mean 'views'"),
         ({"size": 0}, "size must be a whole number in"),
-        ({"views": True}, "views must be a whole number"),
+        ({"views": True}, "'views' must be a whole number"),
         ({"background": (0, 0, 2)}, r"three numbers in \[0, 1\]"),
         ({"lifting": "compat", "size": 40}, "patches of 16 pixels; size is 40"),
         ({"shading": "soft"}, "unknown shading 'soft'"),
