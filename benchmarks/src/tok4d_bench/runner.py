@@ -96,12 +96,12 @@ def _fill(plan: Plan, subject: Subject, work: Work) -> None:
     if plan.data is None or not plan.slots:
         return
     _check_texts(plan, subject)
-    if lacking := [n for n in range(plan.groups) if any(n not in store.groups() for store in _stores(plan.slots))]:
-        work.report(f"{plan.name}: {len(lacking)} of {plan.groups} groups of {plan.spec.inner_batch} samples to do")
+    if numbers := _own(_missing(plan), work):
+        work.report(f"{plan.name}: {len(numbers)} of {plan.groups} groups of {plan.spec.inner_batch} samples to do")
     _try_failed(plan, subject, work)
     _try_first(plan, subject, work)
-    missing: _Missing = {id(store): set(range(plan.groups)) - store.groups() for store in _stores(plan.slots)}
-    numbers = [n for n in range(plan.groups) if work.world.owns(n) and any(n in lacks for lacks in missing.values())]
+    missing = _missing(plan)
+    numbers = _own(missing, work)
     if not numbers:
         return
     groups = read_groups(plan.data, numbers, plan.spec.inner_batch, work.batch_size, work.workers)
@@ -114,6 +114,16 @@ def _fill(plan: Plan, subject: Subject, work: Work) -> None:
             work.advance(1)
             if not plan.slots:
                 break
+
+
+def _missing(plan: Plan) -> _Missing:
+    """Groups that every store of a task lacks."""
+    return {id(store): set(range(plan.groups)) - store.groups() for store in _stores(plan.slots)}
+
+
+def _own(missing: _Missing, work: Work) -> list[int]:
+    """Groups that some store lacks and this process works on, in order."""
+    return [number for number in sorted(set().union(*missing.values())) if work.world.owns(number)]
 
 
 def _group(plan: Plan, slot: Slot, worker: Worker, missing: _Missing, writers: Mapping[int, Writer]) -> None:

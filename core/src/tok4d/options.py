@@ -6,6 +6,7 @@ import inspect
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from tok4d.errors import ConfigError, unknown_name
@@ -116,6 +117,7 @@ def in_words(kind: Any) -> str:
     return f"a list{inner}"
 
 
+@lru_cache(maxsize=256)  # every file that is read asks for those of its reader's options
 def _annotations(make: Callable[..., Any]) -> dict[str, Any]:
     """Types of the parameters; none where the names in them are not at hand (imports for type checkers alone)."""
     try:

@@ -74,8 +74,7 @@ def score(
         work = Work(out, workers=workers, settings=Settings(threads), data=data, report=note, advance=advance)
         document = run_suite(asked, subject, work)
     assert document is not None
-    for folder, lonely in ((originals, matched.alone), (coded, matched.uncoded)):
-        what = "original" if folder is originals else "coded file"
+    for what, folder, lonely in (("original", originals, matched.alone), ("coded file", coded, matched.uncoded)):
         document.bad += [{"task": "", "key": key, "reason": f"has no {what} in {folder}"} for key in lonely]
     document.write(document_path(out, asked, subject))
     emit(document.as_dict(), as_json, lambda: _render([document]))

@@ -98,9 +98,9 @@ class FrozenTexts:
         if text in self._kept:
             self._kept.move_to_end(text)
             return self._kept[text]
-        stored = self.cache is not None and self._asked < STORED
+        cache = self.cache if self._asked < STORED else None
         self._asked += 1
-        made = self.cache.encode(self.tower, [text]) if stored and self.cache else self.tower.encode([text])
+        made = self.tower.encode([text]) if cache is None else cache.encode(self.tower, [text])
         self._kept[text] = made
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)

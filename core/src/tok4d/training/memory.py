@@ -134,7 +134,7 @@ def _container() -> list[tuple[int, int]]:
         root, limit, used, cached = _VERSIONS[controllers]
         inner = root / group.lstrip("/")
         # A container may see its own group as the root, under a path that is there outside alone.
-        for folder in dict.fromkeys([inner, *(p for p in inner.parents if p.is_relative_to(root)), root]):
+        for folder in (inner, *(parent for parent in inner.parents if parent.is_relative_to(root))):
             with suppress(OSError, ValueError):  # not there, or "max"
                 most, now = int((folder / limit).read_text()), int((folder / used).read_text())
                 found.append((most, now - (_entry(folder / "memory.stat", cached) or 0)))

@@ -221,8 +221,8 @@ def _fit(
     progress.carry_over(module, trainer.optimizers[0], bad_files.known, out)
     result.bad_files, result.skipped = bad_files.bad, module.skipped
     if trainer.should_stop and not (name == curriculum.order[-1] and module.trained == stage.steps):
-        result.stopped = {"stage": name, "step": module.trained, "total": module.total_trained}
-        result.stopped["signal"] = signals.stopped
+        at = {"stage": name, "step": module.trained, "total": module.total_trained}
+        result.stopped = {**at, "signal": signals.stopped}
     found = result.throughput[name] = throughput.sums.summary()
     result.tokens_per_second, result.waiting_share = found["tokens_per_second"], found["waiting_share"]
     if trainer.is_global_zero:
