@@ -19,7 +19,7 @@ from tok4d.losses.objective import Objective
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.plugins.registry import modalities, modality
 from tok4d.training.clips import check_clips
-from tok4d.training.grow import grown_config
+from tok4d.training.grow import stage_configs
 from tok4d.training.loggers import check_loggers
 from tok4d.training.parallel import refuse_unfit
 from tok4d.weights.siglip2 import check_fits
@@ -89,11 +89,9 @@ def _checks(curriculum: Curriculum, fresh: bool, files: bool) -> Iterator[tuple[
             yield f"model.overrides.inputs.{name}", partial(_check_inputs, name, options)
     with torch.device("meta"):
         model = Tokenizer(config)
-    start = config
-    for name in curriculum.order:
+    for name, grown in stage_configs(curriculum):
         stage = curriculum.stages[name]
-        config = grown_config(curriculum, config, name)
-        yield f"stages.{name}", partial(check_clips, curriculum, name, config, look=files)
+        yield f"stages.{name}", partial(check_clips, curriculum, name, grown, look=files)
         parts = {"tasks": stage.tasks, "every_step": stage.every_step, "validation": stage.validation}
         for part, tasks in parts.items():
             for key, task in tasks.items():
@@ -101,7 +99,7 @@ def _checks(curriculum: Curriculum, fresh: bool, files: bool) -> Iterator[tuple[
         yield f"stages.{name}", partial(model.freeze, stage.freeze)
         yield f"stages.{name}", partial(model.named_like, stage.optimizer.slow, "optimizer.slow")
     if fresh and curriculum.init == "siglip2":
-        yield "init_from", partial(check_fits, start, curriculum.init_from)
+        yield "init_from", partial(check_fits, config, curriculum.init_from)
 
 
 def _check_inputs(name: str, options: Mapping[str, object]) -> None:

@@ -110,6 +110,18 @@ def grown_config(curriculum: Curriculum, config: TokenizerConfig, name: str) -> 
     return config
 
 
+def stage_configs(curriculum: Curriculum) -> Iterator[tuple[str, TokenizerConfig]]:
+    """Every stage with the model's configuration in it.
+
+    Raises:
+        ConfigError: for a stage that cannot begin with the model before it.
+    """
+    config = load_preset(curriculum.model.preset, curriculum.model.overrides)
+    for name in curriculum.order:
+        config = grown_config(curriculum, config, name)
+        yield name, config
+
+
 def widen(learned: Learned, latent: int, seed: int) -> Learned:
     """More latent channels: small random rows in weights and averages alike, zero in the moments."""
     before = learned.model.config.latent

@@ -22,11 +22,11 @@ from tok4d.model.tokenizer import Tokenizer
 from tok4d.training import parallel
 from tok4d.training.check import problems
 from tok4d.training.estimate import Rehearsal, StageCost, TaskCost, too_large
-from tok4d.training.grow import Learned, begin_stage
+from tok4d.training.grow import Learned, begin_stage, stage_configs
 from tok4d.training.memory import available_memory, peak_memory, reset_peak
 from tok4d.training.module import TokenizerModule
 from tok4d.training.optim import make_adamw, set_lr
-from tok4d.training.sizing import device_of, held, processes, sized, stage_configs, with_tokens
+from tok4d.training.sizing import device_of, held, processes, sized, with_tokens
 from tok4d.training.start import fresh_model
 
 SLOW = 20.0  # seconds; a batch that takes longer is timed the first time it is run

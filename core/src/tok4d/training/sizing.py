@@ -8,14 +8,13 @@ from math import ceil
 
 import torch
 
-from tok4d.config.loader import load_preset
 from tok4d.config.schema import Curriculum, StageConfig, TaskConfig, TokenizerConfig
 from tok4d.data.build import build_source
 from tok4d.errors import Tok4dError
 from tok4d.modality import PatchSize
 from tok4d.model.tokenizer import Tokenizer
 from tok4d.training.estimate import StageCost
-from tok4d.training.grow import grown_config
+from tok4d.training.grow import stage_configs
 from tok4d.training.launch import GPUS
 from tok4d.training.memory import Need, activations_of, need_of
 
@@ -38,18 +37,6 @@ def device_of(curriculum: Curriculum) -> tuple[torch.device, str]:
 def processes(curriculum: Curriculum) -> int:
     """Processes of the run, as far as a dry run knows: of `devices: auto` it takes one."""
     return 1 if curriculum.devices == "auto" else int(curriculum.devices) * curriculum.nodes
-
-
-def stage_configs(curriculum: Curriculum) -> Iterator[tuple[str, TokenizerConfig]]:
-    """Every stage with the model's configuration in it.
-
-    Raises:
-        ConfigError: for a stage that cannot begin with the model before it.
-    """
-    config = load_preset(curriculum.model.preset, curriculum.model.overrides)
-    for name in curriculum.order:
-        config = grown_config(curriculum, config, name)
-        yield name, config
 
 
 def sized(curriculum: Curriculum, device: torch.device) -> Iterator[StageCost]:
